@@ -1,0 +1,299 @@
+"""The Met layout: ground truth and images read into frozen, checked values.
+
+A museum is a folder with `ground_truth/{MET_database,mini_MET_database,valset,testset}.json` and
+`images/<path>` (the files may also lie beside each other in one folder, as mirrors keep them). Database rows
+are `{"id": int, "path": str}`; query rows `{"path": str, "MET_id": int}`, without `MET_id` where the query is
+a distractor. Source: Ypsilantis et al., The Met Dataset, NeurIPS 2021, section 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from metlib import download
+
+DISTRACTOR = -1
+"""The label of a query that shows no exhibit of the database."""
+
+DATABASES = {"full": "MET_database.json", "mini": "mini_MET_database.json"}
+QUERIES = {"val": "valset.json", "test": "testset.json"}
+
+# One search over all paths of a file: absolute, with a drive, `.` or `..` or empty parts, backslashes,
+# control characters, and lone surrogates, which no file name can hold.
+_LEAVES_ROOT = re.compile(
+    r"(?:^|\n)(?:/|[A-Za-z]:|\n|$)|(?:^|[/\n])\.{0,2}(?=/|\n|$)|\\|[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
+)
+
+# Where data lie on Colab: its own disk, or a mounted Drive.
+_COLAB = Path("/content")
+_COLAB_HOMES = (_COLAB, _COLAB / "drive/MyDrive", _COLAB / "drive/MyDrive/metlib")
+
+
+class BadGroundTruth(ValueError):
+    """Ground truth that is damaged, of another schema, or that names what it must not."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """N images with labels: `paths` (N,) str relative to `root`, `labels` (N,) int64, -1 for distractors.
+
+    Raises ValueError for different lengths, labels that are no integers or below -1, and duplicate paths.
+    """
+
+    paths: NDArray[np.str_]
+    labels: NDArray[np.int64]
+    root: Path = Path()
+
+    def __post_init__(self) -> None:
+        paths = np.array([str(path) for path in self.paths], dtype=np.str_)
+        labels = np.array(self.labels)
+        if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
+            raise ValueError(f"labels must be (N,) integers, got {labels.dtype} of shape {labels.shape}")
+        if len(paths) != len(labels):
+            raise ValueError(f"{len(paths)} paths but {len(labels)} labels: a split needs one label for each path")
+        if labels.size and labels.min() < DISTRACTOR:
+            raise ValueError(f"label {labels.min()}: exhibits are 0 or more, distractors are {DISTRACTOR}")
+        if labels.size and labels.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"label {labels.max()} is too large for int64: number the exhibits from 0")
+        order = np.argsort(paths, kind="stable")
+        twins = np.flatnonzero(paths[order][1:] == paths[order][:-1])
+        if len(twins):
+            raise ValueError(f"duplicate path {str(paths[order][twins[0]])!r}: list every image once")
+        labels = labels.astype(np.int64)
+        for array in (paths, labels):
+            array.flags.writeable = False
+        object.__setattr__(self, "paths", paths)
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "root", Path(self.root))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def file(self, i: int) -> Path:
+        """The file of image `i`."""
+        return self.root / str(self.paths[i])
+
+    def take(self, rows: ArrayLike) -> Split:
+        """The split of these rows only (indices, or a mask (N,))."""
+        return Split(self.paths[rows], self.labels[rows], self.root)  # type: ignore[index]
+
+
+@dataclass(frozen=True, eq=False)
+class Museum:
+    """Three splits of one collection: `database` to learn from, `val` to tune on, `test` to be judged on.
+
+    `kind` is "full" or "mini", `name` what figures and tables call it, `root` the folder it was read from.
+    Raises ValueError where the database holds distractors or nothing, or a query split has no query with an
+    exhibit.
+    """
+
+    database: Split
+    val: Split
+    test: Split
+    root: Path = Path()
+    name: str = "museum"
+    kind: str = "full"
+
+    def __post_init__(self) -> None:
+        if not len(self.database):
+            raise ValueError(f"the database of {self.name} is empty: it needs at least one image")
+        if (self.database.labels == DISTRACTOR).any():
+            raise ValueError(f"the database of {self.name} holds distractors: every database image needs an exhibit")
+        for split, label in self.splits():
+            if label != "database" and not (split.labels != DISTRACTOR).any():
+                raise ValueError(
+                    f"the {label} split of {self.name} has no positive query among {len(split)}: without one "
+                    "that shows an exhibit no score is defined; add rows with a MET_id"
+                )
+
+    def splits(self) -> Iterator[tuple[Split, str]]:
+        """The three splits with their names, database first."""
+        yield from ((self.database, "database"), (self.val, "val"), (self.test, "test"))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An image that can't be used: its file and why (missing, empty, truncated, undecodable)."""
+
+    path: Path
+    reason: str
+
+
+def find(root: str | Path) -> Path:
+    """Find a museum's folder: as given, else by its last name on Colab's disk or on a mounted Drive.
+
+    Raises FileNotFoundError that lists the places searched.
+    """
+    root = Path(root).expanduser()
+    places = [root]
+    if not root.is_absolute() or root.is_relative_to(_COLAB):
+        places += [home / part / root.name for home in _COLAB_HOMES for part in ("data", "")]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise FileNotFoundError(
+        f"no folder {root} (searched: {', '.join(map(str, places))}). Paint a museum with "
+        f"`python -m metlib.synthetic {root}`, fetch the Met with "
+        f"`python -m metlib.dataset download --root {root}`, or name the folder of your own"
+    )
+
+
+def load(root: str | Path, database: str = "full") -> Museum:
+    """Read a museum's ground truth; images aren't opened (that is `verify`).
+
+    `database` is "full" (MET_database.json) or "mini" (mini_MET_database.json). Labels are the exhibit ids as
+    written. Raises FileNotFoundError for a root without the files, BadGroundTruth (a ValueError) for damaged
+    JSON, another schema, paths that leave the image root, duplicates, ids that are no integers, splits
+    without positive queries.
+    """
+    if database not in DATABASES:
+        raise ValueError(f"database {database!r}: expected one of {', '.join(DATABASES)}")
+    root = Path(root)
+    truth = root / "ground_truth" if (root / "ground_truth").is_dir() else root
+    wanted = [truth / name for name in (DATABASES[database], *QUERIES.values())]
+    missing = [path.name for path in wanted if not path.is_file()]
+    if missing:
+        there = sorted(path.name for path in truth.glob("*.json")) if truth.is_dir() else []
+        other = next((kind for kind, name in DATABASES.items() if kind != database and name in there), None)
+        if other and missing == [DATABASES[database]]:
+            way_out = f"it has the {other} database: ask for database={other!r}"
+        else:
+            way_out = (
+                f"paint one with `python -m metlib.synthetic {root}`, or fetch the Met with "
+                "`python -m metlib.dataset download`"
+            )
+        raise FileNotFoundError(
+            f"{root} is no museum: {truth} has no {', '.join(missing)} "
+            f"(found: {', '.join(there) or 'no JSON'}). Expected images/ and "
+            f"ground_truth/{{MET_database,mini_MET_database,valset,testset}}.json; {way_out}"
+        )
+    images = root / "images" if (root / "images").is_dir() else root
+    database_split = _read_split(wanted[0], "id", images, required=True)
+    val, test = (_read_split(path, "MET_id", images, required=False) for path in wanted[1:])
+    try:
+        return Museum(database_split, val, test, root, root.resolve().name, database)
+    except ValueError as error:
+        raise BadGroundTruth(f"{truth}: {error}") from None
+
+
+def _read_split(path: Path, key: str, images: Path, *, required: bool) -> Split:
+    """Read one ground-truth file; rows without `key` (the exhibit) are distractors, unless `required`."""
+    try:
+        rows = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # damaged JSON, or not UTF-8
+        raise BadGroundTruth(f"{path} is damaged JSON ({error}): fetch or write it again") from None
+    if not isinstance(rows, list):
+        raise BadGroundTruth(f"{path}: expected a list of objects, got {type(rows).__name__}")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or not isinstance(row.get("path"), str):
+            raise BadGroundTruth(f"{path}, row {number}: expected an object with a text 'path', got {_short(row)}")
+        if required and key not in row:
+            raise BadGroundTruth(f"{path}, row {number}: expected the exhibit under {key!r}, got {_short(row)}")
+    labels = [row.get(key, DISTRACTOR) for row in rows]
+    for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        if type(label) is not int or (label < 0 and key in row) or label >= 2**63:
+            raise BadGroundTruth(f"{path}, row {number}: {key} must be an integer of 0 or more, got {_short(label)}")
+    paths: list[str] = [row["path"] for row in rows]
+    if paths and (any("\n" in name for name in paths) or _LEAVES_ROOT.search("\n".join(paths))):
+        number = next(i for i, name in enumerate(paths) if "\n" in name or _LEAVES_ROOT.search(name))
+        raise BadGroundTruth(
+            f"{path}, row {number}: path {_short(paths[number])} leaves the image root {images} or isn't "
+            "plain; expected a relative path with forward slashes, such as MET/52/0.jpg"
+        )
+    try:
+        return Split(np.array(paths, dtype=np.str_), np.array(labels, dtype=np.int64), images)
+    except ValueError as error:
+        raise BadGroundTruth(f"{path}: {error}") from None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Decode one image as RGB with its EXIF orientation applied, at its native size.
+
+    Raises OSError (with the path in it) for a file that is missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16-bit greyscale, which convert() would clip to white
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return upright.convert("RGB")
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except UnidentifiedImageError as error:
+        raise OSError(f"{path}: undecodable, no image format fits") from error
+    except Exception as error:  # damaged files make Pillow raise nearly anything, from SyntaxError to struct.error
+        reason = "truncated" if "truncated" in str(error).lower() else "undecodable"
+        raise OSError(f"{path}: {reason} ({error})") from error
+
+
+def verify(museum: Museum, workers: int = 8) -> list[Problem]:
+    """Decode every image of a museum and name those that are missing, empty, truncated or undecodable."""
+    files = {split.file(i): None for split, _ in museum.splits() for i in range(len(split))}
+    with ThreadPoolExecutor(workers) as pool:
+        reasons = pool.map(_reason, files)
+        return [Problem(path, reason) for path, reason in zip(files, reasons, strict=True) if reason]
+
+
+def _reason(path: Path) -> str:
+    try:
+        if not path.is_file():
+            return "missing"
+        if not path.stat().st_size:
+            return "empty"
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return "missing"
+    try:
+        read_image(path)
+    except OSError as error:
+        return "truncated" if str(error).startswith(f"{path}: truncated") else "undecodable"
+    return ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line: `download` a part of the Met, or `verify` a museum."""
+    parser = argparse.ArgumentParser(prog="python -m metlib.dataset", description="The Met dataset on your disk.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    fetch = verbs.add_parser("download", help="fetch, check and unpack a part of the Met dataset")
+    fetch.add_argument("--part", default="mini", choices=sorted(download.PARTS), help="what to fetch (default: mini)")
+    fetch.add_argument("--root", default="data/met", help="folder of the museum (default: data/met)")
+    fetch.add_argument("--url", default=download.URL, help="address of the archives")
+    fetch.add_argument("--keep-archives", action="store_true", help="keep the .tar.gz files after unpacking")
+    check = verbs.add_parser("verify", help="decode every image and name those that can't be used")
+    check.add_argument("root")
+    check.add_argument("--database", default="full", choices=list(DATABASES))
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.verb == "download":
+            root = download.download(chosen.root, chosen.part, url=chosen.url, keep_archives=chosen.keep_archives)
+            print(f"{chosen.part} lies in {root}")
+            return 0
+        museum = load(find(chosen.root), chosen.database)
+        problems = verify(museum)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for problem in problems:
+        print(f"{problem.reason}\t{problem.path}")
+    print(f"{sum(len(split) for split, _ in museum.splits())} images, {len(problems)} unusable")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
