@@ -1,0 +1,246 @@
+"""Nearest neighbours and the confidence of what they say.
+
+Search once, at the largest k; every smaller k and every tau is answered from that one result, because
+neighbours are sorted: the first time a class appears in a row is its largest similarity.
+Source: Ypsilantis et al., NeurIPS 2021, section 5 (non-parametric classification), with the confidence kept
+as a logarithm in float64: the plain softmax is exactly 1.0 in floating point above tau·s of about 49.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from metlib.vectors import as_rows
+
+_PAIRS = 16384  # similarities recomputed at once: 64 MiB of float32 for 512 dimensions, both sides
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """The K nearest rows of Q queries: `similarities` (Q, K) float32 descending, `indices` (Q, K) int64."""
+
+    similarities: NDArray[np.float32]
+    indices: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        similarities = np.asarray(self.similarities, dtype=np.float32)
+        indices = np.asarray(self.indices, dtype=np.int64)
+        if similarities.ndim != 2 or similarities.shape != indices.shape or not similarities.shape[1]:
+            raise ValueError(
+                f"similarities and indices must both be (Q, K), got {similarities.shape} and {indices.shape}"
+            )
+        if not np.isfinite(similarities).all() or (np.diff(similarities, axis=1) > 0).any():
+            raise ValueError("similarities must be finite and descending along each row")
+        if indices.size and indices.min() < 0:
+            raise ValueError(f"index {indices.min()}: a row of the database is 0 or more (k above its size gives -1)")
+        object.__setattr__(self, "similarities", similarities)
+        object.__setattr__(self, "indices", indices)
+
+    @property
+    def k(self) -> int:
+        """K, the largest k that these neighbours can answer."""
+        return int(self.similarities.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """One answer a query: `labels` (Q,) int64, `log_confidence` (Q,) float64, logs of probabilities."""
+
+    labels: NDArray[np.int64]
+    log_confidence: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        labels = np.asarray(self.labels, dtype=np.int64)
+        log_confidence = np.asarray(self.log_confidence, dtype=np.float64)
+        if labels.ndim != 1 or labels.shape != log_confidence.shape:
+            raise ValueError(
+                f"labels and log_confidence must both be (Q,), got {labels.shape} and {log_confidence.shape}"
+            )
+        if np.isnan(log_confidence).any() or (log_confidence > 0).any():
+            raise ValueError("log_confidence must be the log of a probability: at most 0 and not NaN")
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "log_confidence", log_confidence)
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """The probabilities (Q,). Rank by `log_confidence` instead: probabilities near 1 round to ties."""
+        return np.exp(self.log_confidence)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def search(database: ArrayLike, queries: ArrayLike, k: int) -> Neighbours:
+    """Find the k rows of `database` (N, D) of largest inner product with each of `queries` (Q, D); exact.
+
+    Similarities are inner products summed in float64 and rounded to float32, so a pair of rows has the same
+    one in every batch and equal rows have equal ones. (A matrix product's float32 sums depend on the place in
+    the matrix: of two equal rows now one and now the other would win.) Rows of equal similarity come in the
+    order of the database, also where a tie crosses the k-th place.
+    Raises ValueError for NaN, infinite or zero rows, different D, and k outside 1..N.
+    """
+    database, queries = as_rows(database, "database descriptors"), as_rows(queries, "query descriptors")
+    n = len(database)
+    if database.shape[1] != queries.shape[1]:
+        raise ValueError(
+            f"queries have {queries.shape[1]} dimensions, the database {database.shape[1]}: describe both alike"
+        )
+    if not isinstance(k, int | np.integer) or not 1 <= k <= n:
+        raise ValueError(f"k must be an integer from 1 to the {n} images of the database, got {k!r}")
+    # What faiss's float32 sums may be wrong by: (Q,)
+    noise = np.sqrt(database.shape[1]) * np.finfo(np.float32).eps * np.linalg.norm(queries, axis=1)
+    noise *= np.linalg.norm(database, axis=1).max()
+    similarities = np.empty((len(queries), k), np.float32)
+    indices = np.empty((len(queries), k), np.int64)
+    open_rows = np.arange(len(queries))  # queries whose k nearest aren't certain yet
+    wide = min(int(k) + 8, n)  # a few more than asked: noise, or a tie, may push rows beyond the k-th place
+    while len(open_rows):
+        s, i, beyond = _nearest(queries[open_rows], database, wide)
+        similarities[open_rows], indices[open_rows] = s[:, :k], i[:, :k]
+        if wide == n:
+            break
+        open_rows = open_rows[s[:, k - 1] <= beyond + noise[open_rows]]
+        wide = min(2 * wide, n)
+    return Neighbours(similarities, indices)
+
+
+def _nearest(
+    queries: NDArray[np.float32], database: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+    """faiss's k candidates, exactly measured, ties in database order; and a bound of all others (Q,)."""
+    rough, indices = faiss.knn(queries, database, k, metric=faiss.METRIC_INNER_PRODUCT)
+    similarities = np.empty(indices.size, np.float32)
+    for start in range(0, indices.size, _PAIRS):
+        pairs = slice(start, min(start + _PAIRS, indices.size))
+        of_query = queries[np.arange(pairs.start, pairs.stop) // k]
+        of_database = database[indices.reshape(-1)[pairs]]
+        similarities[pairs] = np.einsum("pd,pd->p", of_query, of_database, dtype=np.float64)
+    exact = similarities.reshape(indices.shape)
+    order = np.lexsort((indices, -exact), axis=1)
+    return (
+        np.take_along_axis(exact, order, axis=1),
+        np.take_along_axis(indices, order, axis=1),
+        rough.min(axis=1),
+    )
+
+
+def classify(neighbours: Neighbours, database_labels: ArrayLike, k: int, tau: float) -> Predictions:
+    """Name queries after their nearest neighbour, with the log of a softmax over all n classes as confidence.
+
+    s_c is the largest similarity among the k nearest that carry class c, never below 0, and 0 for absent
+    classes; log p = tau·s_1 - log(sum over classes of exp(tau·s_c)). `database_labels` is (N,), `tau` > 0 has
+    no unit. Of exactly equal similarities the smallest class id among all K searched wins, so the label
+    depends on neither k nor tau. (A search cut inside such a tie can't know the rest: search for a few
+    neighbours more than the ties expected.) Two confidences stay apart while tau·s is below about 700, where
+    what is left of 1 is too small for a float64.
+    Raises ValueError for k above the K searched, tau that isn't positive, labels that don't fit the indices.
+    """
+    labels = neighbour_labels(neighbours, database_labels)
+    log_confidence = log_confidences(neighbours, database_labels, (k,), tau)[0]
+    best = neighbours.similarities == neighbours.similarities[:, :1]  # (Q, K), the ties at the top
+    smallest = np.where(best, labels, np.iinfo(np.int64).max).min(axis=1)
+    return Predictions(smallest, log_confidence)
+
+
+def neighbour_labels(neighbours: Neighbours, database_labels: ArrayLike) -> NDArray[np.int64]:
+    """The classes of the neighbours, (Q, K) int64; ValueError for labels that don't fit the indices."""
+    classes = np.asarray(database_labels)
+    if classes.ndim != 1 or classes.dtype.kind not in "iu":
+        raise ValueError(f"database_labels must be (N,) integers, got {classes.dtype} of shape {classes.shape}")
+    if neighbours.indices.size and neighbours.indices.max() >= len(classes):
+        raise ValueError(
+            f"{len(classes)} database labels, but a neighbour has index {neighbours.indices.max()}: "
+            "descriptors and labels must be of the same images"
+        )
+    return classes.astype(np.int64, copy=False)[neighbours.indices]
+
+
+def log_confidences(
+    neighbours: Neighbours, database_labels: ArrayLike, ks: Sequence[int], tau: float
+) -> NDArray[np.float64]:
+    """The log confidences of `classify` for several k at once: (len(ks), Q) float64, from one cumulative sum.
+
+    Written as -log(1 + rest), rest being what all other classes weigh against the winner's exp(0) = 1:
+    every term is positive, so nothing cancels, and 1 - 1e-30 still differs from 1 - 1e-31.
+    """
+    for k in ks:
+        if not isinstance(k, int | np.integer) or not 1 <= k <= neighbours.k:
+            raise ValueError(f"k must be an integer from 1 to {neighbours.k}, the neighbours searched, got {k!r}")
+    if not isinstance(tau, int | float | np.integer | np.floating) or not (np.isfinite(tau) and tau > 0):
+        raise ValueError(f"tau must be a positive number, got {tau!r}")
+    first = _first_of_class(neighbour_labels(neighbours, database_labels))  # (Q, K)
+    n = len(np.unique(np.asarray(database_labels)))
+    s = neighbours.similarities.astype(np.float64).clip(min=0)
+    weight = np.exp(tau * (s - s[:, :1])) * first
+    weight[:, 0] = 0  # the winner's own
+    columns = np.asarray(ks) - 1
+    present = np.cumsum(weight, axis=1)[:, columns]  # (Q, len(ks))
+    absent = (n - np.cumsum(first, axis=1)[:, columns]) * np.exp(-tau * s[:, :1])
+    return -np.log1p(present + absent).T
+
+
+def log_confidence_of(
+    neighbours: Neighbours, database_labels: ArrayLike, k: int, tau: float, classes: ArrayLike
+) -> NDArray[np.float64]:
+    """The log probability (Q,) that the same softmax gives to `classes` (Q,), one a query."""
+    winner = log_confidences(neighbours, database_labels, (k,), tau)[0]
+    labels = neighbour_labels(neighbours, database_labels)
+    asked = np.asarray(classes)
+    if asked.shape != (len(labels),):
+        raise ValueError(f"need one class for each of {len(labels)} queries, got shape {asked.shape}")
+    s = neighbours.similarities.astype(np.float64).clip(min=0)
+    near = (np.arange(neighbours.k) < k) | (s == s[:, :1])  # ties at the top count, as they do for the label
+    own = np.where(near & (labels == asked[:, None]), s, 0).max(axis=1)  # 0 for a class that isn't among them
+    return tau * (own - s[:, 0]) + winner
+
+
+def _first_of_class(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where a class appears for the first time in its row: (Q, K) -> (Q, K)."""
+    order = np.argsort(labels, axis=1, kind="stable")
+    ordered = np.take_along_axis(labels, order, axis=1)
+    new = np.ones_like(ordered, dtype=bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.empty_like(new)
+    np.put_along_axis(first, order, new, axis=1)
+    return first
+
+
+class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """The study's nearest-neighbour classifier with scikit-learn's manners, and `classify`."""
+
+    def __init__(self, k: int = 10, tau: float = 50.0) -> None:
+        self.k = k
+        self.tau = tau
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> KNNClassifier:
+        """Keep database descriptors (N, D) and their labels (N,). Raises ValueError for different lengths."""
+        rows, labels = as_rows(X, "database descriptors"), np.asarray(y)
+        if labels.shape != (len(rows),) or labels.dtype.kind not in "iu":
+            raise ValueError(f"{len(rows)} descriptors need as many integer labels, got {labels.dtype} {labels.shape}")
+        order = np.argsort(labels, kind="stable")  # equal similarities come by row, and so by class
+        self.database_, self.labels_ = rows[order], labels[order].astype(np.int64)
+        self.classes_ = np.unique(self.labels_)
+        self.n_features_in_ = rows.shape[1]
+        return self
+
+    def classify(self, Q: ArrayLike) -> Predictions:
+        """Answer queries (Q, D) with labels and log confidences."""
+        check_is_fitted(self)
+        return classify(search(self.database_, Q, self.k), self.labels_, self.k, self.tau)
+
+    def predict(self, Q: ArrayLike) -> NDArray[np.int64]:
+        """The labels (Q,) of queries (Q, D)."""
+        return self.classify(Q).labels
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = False
+        return tags

@@ -1,0 +1,205 @@
+"""GAP, GAP⁻ and accuracy of predictions, and how sure a set of queries lets us be of them.
+
+All scores are fractions. A query whose truth is -1 (a distractor) has no exhibit, and any answer to it is
+wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+DISTRACTOR = -1  # as in `dataset`, from which this room imports nothing
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The study's scores, as fractions: `gap` over all queries, the others over those with an exhibit."""
+
+    gap: float
+    gap_minus: float
+    acc: float
+
+
+def gap(predicted: ArrayLike, confidence: ArrayLike, truth: ArrayLike) -> float:
+    """Global average precision: rank all queries by confidence, sum precision(i)·correct(i), divide by M.
+
+    `predicted` (Q,) and `truth` (Q,) are integer labels, `confidence` (Q,) any scores (prefer
+    `log_confidence`), M is the number of queries that have an exhibit. Queries of equal confidence form one
+    block whose precision is taken at its end, as in scikit-learn's `average_precision_score`, so the order of
+    a file decides nothing.
+    Raises ValueError for different lengths, NaN, and M = 0.
+    Source: Perronnin et al., CVPR 2009; Weyand et al., CVPR 2020 (as micro-AP); Ypsilantis et al., 2021,
+    section 3.3.
+    """
+    correct, confidence, positive = _checked(predicted, confidence, truth)
+    return float(_Ranking(correct, confidence, positive).scores(np.ones((1, len(correct))))[0])
+
+
+def gap_minus(predicted: ArrayLike, confidence: ArrayLike, truth: ArrayLike) -> float:
+    """GAP⁻: the same over the queries that have an exhibit, so without distractors."""
+    correct, confidence, positive = _checked(predicted, confidence, truth)
+    ranking = _Ranking(correct[positive], confidence[positive], positive[positive])
+    return float(ranking.scores(np.ones((1, int(positive.sum()))))[0])
+
+
+def accuracy(predicted: ArrayLike, truth: ArrayLike) -> float:
+    """The share of correct labels among the queries that have an exhibit."""
+    correct, _, positive = _checked(predicted, np.zeros(np.shape(predicted)), truth)
+    return float(correct[positive].mean())
+
+
+def evaluate(predicted: ArrayLike, confidence: ArrayLike, truth: ArrayLike) -> Scores:
+    """All three scores of one set of predictions; arguments and errors as for `gap`."""
+    return Scores(
+        gap(predicted, confidence, truth), gap_minus(predicted, confidence, truth), accuracy(predicted, truth)
+    )
+
+
+def bootstrap(
+    predicted: ArrayLike,
+    confidence: ArrayLike,
+    truth: ArrayLike,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[Scores, Scores]:
+    """Percentile intervals of the three scores over resampled queries: (low, high), deterministic by `seed`.
+
+    Queries are drawn with replacement, Q of Q, distractors and all; a draw without any positive query is left
+    out. The queries are ranked once: a resample only changes how often each counts. Raises ValueError as
+    `gap` does.
+    """
+    correct, confidence, positive = _checked(predicted, confidence, truth)
+    if n_resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"need n_resamples >= 1 and 0 < level < 1, got {n_resamples} and {level}")
+    everyone = _Ranking(correct, confidence, positive)
+    only_positive = _Ranking(correct[positive], confidence[positive], positive[positive])
+    rng = np.random.default_rng(seed)
+    n, samples = len(correct), []
+    for _ in range(n_resamples):
+        counts = np.bincount(rng.integers(n, size=n), minlength=n)[None].astype(np.float64)
+        m = counts[0, positive].sum()
+        if m:
+            acc = (counts[0] * correct).sum() / m
+            samples.append((everyone.scores(counts)[0], only_positive.scores(counts[:, positive])[0], acc))
+    if not samples:
+        raise ValueError(f"none of {n_resamples} resamples drew a positive query: ask for more resamples")
+    low, high = np.quantile(np.array(samples), ((1 - level) / 2, (1 + level) / 2), axis=0)
+    return Scores(*map(float, low)), Scores(*map(float, high))
+
+
+def summary(
+    predicted: ArrayLike, confidence: ArrayLike, truth: ArrayLike, n_resamples: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """One table row: number of queries and positives, and each score with its 95 % interval, as fractions.
+
+    Keys: `queries`, `positives`, and `gap`, `gap_low`, `gap_high`, likewise for `gap_minus` and `acc`.
+    """
+    scores = evaluate(predicted, confidence, truth)
+    low, high = bootstrap(predicted, confidence, truth, n_resamples=n_resamples, seed=seed)
+    row: dict[str, float] = {
+        "queries": len(np.asarray(truth)),
+        "positives": int((np.asarray(truth) != DISTRACTOR).sum()),
+    }
+    for name in ("gap", "gap_minus", "acc"):
+        row |= {
+            name: getattr(scores, name),
+            f"{name}_low": getattr(low, name),
+            f"{name}_high": getattr(high, name),
+        }
+    return row
+
+
+def as_text(row: Mapping[str, float]) -> dict[str, str]:
+    """The three scores of a `summary` as a reader wants them, in percent: {"GAP": "36.1 [33.0, 39.2]"}."""
+    names = {"GAP": "gap", "GAP⁻": "gap_minus", "ACC": "acc"}
+    return {
+        title: f"{100 * row[name]:.1f} [{100 * row[f'{name}_low']:.1f}, {100 * row[f'{name}_high']:.1f}]"
+        for title, name in names.items()
+    }
+
+
+def precision_recall(
+    predicted: ArrayLike, confidence: ArrayLike, truth: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Recall and precision after each block of equal confidence, most confident first; GAP is the area below.
+
+    Recall is correct answers over M, precision correct answers over answers given:
+    sum(diff(recall) * precision) = GAP.
+    """
+    correct, confidence, positive = _checked(predicted, confidence, truth)
+    ranking = _Ranking(correct, confidence, positive)
+    right = np.cumsum(ranking.correct)[ranking.ends]
+    return right / positive.sum(), right / (ranking.ends + 1)
+
+
+def reliability(
+    predicted: ArrayLike, confidence: ArrayLike, truth: ArrayLike, bins: int = 10
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Compare probabilities with what came true, in `bins` equal steps of [0, 1]; distractors count as wrong.
+
+    `confidence` holds probabilities, not logs. Gives mean confidence, share correct and count of each
+    non-empty bin.
+    """
+    correct, confidence, _ = _checked(predicted, confidence, truth)
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    if confidence.min() < 0 or confidence.max() > 1:
+        raise ValueError(f"reliability needs probabilities in [0, 1], got {confidence.min()} to {confidence.max()}")
+    step = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    count = np.bincount(step, minlength=bins)
+    used = count > 0
+    mean = np.bincount(step, confidence, bins)[used] / count[used]
+    share = np.bincount(step, correct, bins)[used] / count[used]
+    return mean, share, count[used]
+
+
+class _Ranking:
+    """Queries ranked by confidence once, to be scored under any number of weightings."""
+
+    def __init__(
+        self, correct: NDArray[np.bool_], confidence: NDArray[np.float64], positive: NDArray[np.bool_]
+    ) -> None:
+        self.order = np.argsort(-confidence, kind="stable")
+        ranked = confidence[self.order]
+        # The last place of each block of ties.
+        self.ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+        self.correct = correct[self.order]
+        self.positive = positive[self.order]
+
+    def scores(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """GAP with query q counted weights[r, q] times: (R, Q) -> (R,)."""
+        weights = weights[:, self.order]
+        total = np.cumsum(weights, axis=1)[:, self.ends]
+        right = np.cumsum(weights * self.correct, axis=1)[:, self.ends]
+        gained = np.diff(right, axis=1, prepend=0)  # correct answers inside each block
+        precision = np.divide(right, total, out=np.zeros_like(right), where=total > 0)
+        return (gained * precision).sum(axis=1) / (weights * self.positive).sum(axis=1)
+
+
+def _checked(
+    predicted: ArrayLike, confidence: ArrayLike, truth: ArrayLike
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.bool_]]:
+    """Give correct (Q,), confidence (Q,), positive (Q,), or say what is wrong with the arguments."""
+    predicted, truth = np.asarray(predicted), np.asarray(truth)
+    confidence = np.asarray(confidence, dtype=np.float64)
+    if predicted.ndim != 1 or not predicted.shape == confidence.shape == truth.shape:
+        raise ValueError(
+            f"predicted, confidence and truth must all be (Q,), "
+            f"got {predicted.shape}, {confidence.shape}, {truth.shape}"
+        )
+    for name, labels in (("predicted", predicted), ("truth", truth)):
+        if labels.size and labels.dtype.kind not in "iu":
+            raise ValueError(f"{name} must be integer labels, got dtype {labels.dtype}")
+    if np.isnan(confidence).any():
+        raise ValueError(f"confidence of query {int(np.isnan(confidence).argmax())} is NaN: it can't be ranked")
+    if truth.size and truth.min() < DISTRACTOR:
+        raise ValueError(f"truth {truth.min()}: exhibits are 0 or more, distractors are {DISTRACTOR}")
+    positive = truth != DISTRACTOR
+    if not positive.any():
+        raise ValueError(f"none of {len(truth)} queries has an exhibit (M = 0): no score is defined")
+    return (predicted == truth) & positive, confidence, positive

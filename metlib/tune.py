@@ -1,0 +1,118 @@
+"""Choosing k, tau and the whitened dimension on val: the whole published grid from one search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from metlib import metrics
+from metlib.knn import Neighbours, classify, log_confidences, search
+from metlib.vectors import as_rows, unit
+from metlib.whiten import PCAWhitening
+
+KS = (1, 2, 3, 5, 7, 10, 15, 20, 50)
+TAUS = (0.01, 0.1, 1, 5, 10, 15, 20, 25, 30, 50, 100, 500)
+"""The published grid (Ypsilantis et al., 2021, supplementary material)."""
+
+PUBLISHED_DIM = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """The GAP of every cell, `gap_grid` (len(ks), len(taus)) float64, and the best cell: `k`, `tau`."""
+
+    ks: tuple[int, ...]
+    taus: tuple[float, ...]
+    gap_grid: NDArray[np.float64]
+    k: int
+    tau: float
+
+    @property
+    def gap(self) -> float:
+        """GAP of the best cell, on the queries that chose it: an optimistic number, to be labelled so."""
+        return float(self.gap_grid.max())
+
+
+def tune(
+    neighbours: Neighbours,
+    database_labels: ArrayLike,
+    truth: ArrayLike,
+    ks: Sequence[int] = KS,
+    taus: Sequence[float] = TAUS,
+) -> Tuning:
+    """Measure GAP for every (k, tau) and choose the best; of equal cells the smallest k, then smallest tau.
+
+    `database_labels` (N,), `truth` (Q,) with -1 for distractors. Raises ValueError for a k above the K
+    searched (leave it out: `fitting(KS, K)`), tau that isn't positive, and a split without positive queries.
+    """
+    if not len(ks) or not len(taus):
+        raise ValueError("the grid needs at least one k and one tau")
+    predicted = classify(neighbours, database_labels, ks[0], taus[0]).labels  # the same in every cell
+    grid = np.empty((len(ks), len(taus)))
+    for column, tau in enumerate(taus):
+        for row, confidence in enumerate(log_confidences(neighbours, database_labels, ks, tau)):
+            grid[row, column] = metrics.gap(predicted, confidence, truth)
+    cells = [(-grid[i, j], k, tau) for i, k in enumerate(ks) for j, tau in enumerate(taus)]
+    _, k, tau = min(cells)
+    return Tuning(tuple(int(k) for k in ks), tuple(float(tau) for tau in taus), grid, int(k), float(tau))
+
+
+def fitting(ks: Sequence[int], largest: int) -> tuple[int, ...]:
+    """The values of `ks` that a database of `largest` images, or as many neighbours, can answer."""
+    return tuple(k for k in ks if k <= largest)
+
+
+@dataclass(frozen=True)
+class DimTuning:
+    """Val GAP of every candidate dimension (each with its own best k and tau), and the best: `dim`."""
+
+    dims: tuple[int, ...]
+    gaps: tuple[float, ...]
+    dim: int
+
+
+def candidate_dims(n: int, D: int) -> tuple[int, ...]:
+    """The dimensions worth trying for n database images of D raw dimensions, ascending.
+
+    A database of at least ten images a dimension takes the published 512 (or D, where that is less). On a
+    smaller one the trailing eigenvalues are noise that whitening would blow up, so the list halves down from
+    min(n, D) / 2.
+    """
+    if n >= 10 * D:
+        return (min(PUBLISHED_DIM, D),)
+    largest = max(min(n, D) // 2, 1)
+    return tuple(sorted({min(PUBLISHED_DIM, max(largest >> halvings, 1)) for halvings in range(4)}))
+
+
+def choose_dim(
+    database: ArrayLike,
+    database_labels: ArrayLike,
+    val: ArrayLike,
+    truth: ArrayLike,
+    dims: Iterable[int] | None = None,
+    shrinkage: float = 1.0,
+) -> DimTuning:
+    """Choose the whitened dimension by val GAP, with (k, tau) tuned for each; of equals the smallest.
+
+    `database` (N, D) and `val` (Q, D) are raw descriptors; `dims` defaults to `candidate_dims`. Raises
+    ValueError for a dimension above the rank. One eigendecomposition serves all: the leading columns, made
+    unit again, are the smaller whitening.
+    """
+    rows = as_rows(database, "database descriptors")
+    if dims is None:  # channels that never fire lower the rank below both N and D
+        rank = PCAWhitening(1, shrinkage).fit(rows).rank_
+        dims = {min(dim, rank) for dim in candidate_dims(*rows.shape)}
+    tried = tuple(sorted(dims))
+    if not tried or tried[0] < 1:
+        raise ValueError(f"dims must be one or more integers of at least 1, got {tried}")
+    whitening = PCAWhitening(tried[-1], shrinkage).fit(rows)
+    database_white, val_white = whitening.transform(rows), whitening.transform(val)
+    ks = fitting(KS, len(rows))
+    gaps = []
+    for dim in tried:
+        neighbours = search(unit(database_white[:, :dim]), unit(val_white[:, :dim]), ks[-1])
+        gaps.append(tune(neighbours, database_labels, truth, ks).gap)
+    return DimTuning(tried, tuple(gaps), tried[int(np.argmax(gaps))])

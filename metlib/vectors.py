@@ -1,0 +1,41 @@
+"""Rows are vectors: descriptors checked where they enter, and made unit."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def as_rows(descriptors: ArrayLike, name: str = "descriptors") -> NDArray[np.float32]:
+    """Check descriptors and give them as C-ordered float32 (N, D), without a copy where they already are.
+
+    Raises ValueError (with `name`) for another shape, no rows, and rows that are NaN, infinite or zero: a
+    similarity to such a row means nothing, and search libraries answer it silently with a wrong index.
+    """
+    rows = np.asarray(descriptors)
+    if rows.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must be numbers, got dtype {rows.dtype}")
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ValueError(f"{name} must be (N, D) with rows as vectors and N, D > 0, got shape {rows.shape}")
+    with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite, and is refused below
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+    energy = np.einsum("nd,nd->n", rows, rows)  # (N,), NaN or inf where any entry of the row is
+    bad = np.flatnonzero(~(np.isfinite(energy) & (energy > 0)))
+    if len(bad):
+        first = rows[bad[0]]
+        if not np.isfinite(first).all():
+            kind = "NaN or infinite"
+        else:
+            kind = "out of float32's range" if first.any() else "zero"
+        raise ValueError(
+            f"{name}: row {bad[0]} is {kind} ({len(bad)} such rows); leave these images out or extract again"
+        )
+    return rows
+
+
+def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divide every row by its norm: (N, D) -> (N, D). Raises ValueError for a row without a direction."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not (norms > 0).all():
+        raise ValueError(f"row {int(np.argmin(norms))} is zero: it has no direction, so it can't be made unit")
+    return (rows / norms).astype(np.float32, copy=False)

@@ -1,0 +1,174 @@
+"""Whitening against an independent one by singular values, and against scikit-learn's PCA."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+
+from metlib.whiten import PCAWhitening
+
+
+def descriptors(n: int, D: int, seed: int = 0, rank: int | None = None) -> NDArray[np.float32]:
+    """Unit rows off the origin with a falling spectrum, as networks give them."""
+    rng = np.random.default_rng(seed)
+    r = rank or D
+    rows = rng.normal(size=(n, r)) * 0.9 ** np.arange(r) @ rng.normal(size=(r, D)) + 2
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def naive(
+    database: NDArray[np.float32], queries: NDArray[np.float32], dim: int, shrinkage: float
+) -> NDArray[np.float64]:
+    """The definition by singular value decomposition, all in float64; signs of the columns are arbitrary."""
+    base = database.astype(np.float64)
+    mean = base.mean(axis=0)
+    _, s, Vt = np.linalg.svd(base - mean, full_matrices=False)
+    eigenvalues = s**2 / len(base)
+    out = (queries - mean) @ Vt[:dim].T * eigenvalues[:dim] ** (-shrinkage / 2)
+    return out / np.linalg.norm(out, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("n", "D", "dim"), [(200, 16, 16), (200, 16, 5), (20, 64, 10), (9000, 8, 4)])
+def test_it_is_the_definition(n: int, D: int, dim: int, shrinkage: float) -> None:
+    database, queries = descriptors(n, D), descriptors(30, D, seed=1)
+    white = PCAWhitening(dim, shrinkage).fit(database).transform(queries)
+    twin = naive(database, queries, dim, shrinkage)
+    signs = np.sign((white * twin).sum(axis=0))
+    np.testing.assert_allclose(white, twin * signs, atol=2e-4)
+    np.testing.assert_allclose(white @ white.T, twin @ twin.T, atol=2e-4)  # what a search sees has no signs
+    assert white.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(white, axis=1), 1, atol=1e-6)
+
+
+def test_it_is_scikit_learns_pca_with_unit_rows() -> None:
+    database, queries = descriptors(300, 24), descriptors(40, 24, seed=1)
+    ours = PCAWhitening(10).fit(database).transform(queries)
+    theirs = PCA(10, whiten=True, svd_solver="full").fit(database.astype(np.float64)).transform(queries)
+    theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
+    np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=2e-4)
+
+
+def test_before_the_last_normalisation_the_database_is_white() -> None:
+    database = descriptors(500, 12)
+    weight, bias = PCAWhitening(6).fit(database).as_linear()
+    white = database.astype(np.float64) @ weight.T + bias
+    np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-3)
+    np.testing.assert_allclose(white.T @ white / len(white), np.eye(6), atol=1e-3)
+
+
+def test_as_linear_then_unit_is_transform() -> None:
+    database, queries = descriptors(500, 12), descriptors(20, 12, seed=1)
+    whitening = PCAWhitening(6, 0.5).fit(database)
+    weight, bias = whitening.as_linear()
+    assert (weight.shape, bias.shape, weight.dtype, bias.dtype) == ((6, 12), (6,), np.float32, np.float32)
+    linear = queries @ weight.T + bias
+    linear /= np.linalg.norm(linear, axis=1, keepdims=True)
+    np.testing.assert_allclose(linear, whitening.transform(queries), atol=1e-4)
+
+
+def test_the_spectrum_is_kept_whole_and_descending() -> None:
+    database = descriptors(300, 16, rank=5)
+    whitening = PCAWhitening(3).fit(database)
+    expected = np.linalg.eigvalsh(np.cov(database.astype(np.float64).T, bias=True))[::-1]
+    assert whitening.eigenvalues_.shape == (16,)
+    np.testing.assert_allclose(whitening.eigenvalues_, expected, atol=1e-12)
+    assert (np.diff(whitening.eigenvalues_) <= 0).all()
+    assert (whitening.mean_.shape, whitening.components_.shape) == ((16,), (3, 16))
+
+
+@pytest.mark.parametrize(("n", "D", "rank", "expected"), [(200, 32, 10, 11), (12, 32, 32, 11), (100, 8, 8, 8)])
+def test_a_dimension_above_the_rank_is_refused_with_the_rank(n: int, D: int, rank: int, expected: int) -> None:
+    database = descriptors(n, D, rank=rank)  # an offset and unit rows: one direction more than the factors
+    assert PCAWhitening(expected).fit(database).rank_ == expected
+    with pytest.raises(ValueError, match=rf"dim {expected + 1} .*rank {expected} .*at most {expected // 2}"):
+        PCAWhitening(expected + 1).fit(database)
+
+
+def test_channels_that_never_fire_lower_the_rank() -> None:
+    database = descriptors(100, 8)
+    database[:, 5] = 0
+    assert PCAWhitening(2).fit(database).rank_ == 7
+
+
+@pytest.mark.parametrize("database", [np.ones((1, 4)), np.ones((5, 4))])
+def test_rows_that_are_all_alike_are_refused(database: NDArray[np.float64]) -> None:
+    with pytest.raises(ValueError, match=r"rank 0: whitening needs at least two different rows"):
+        PCAWhitening(1).fit(database)
+
+
+@pytest.mark.parametrize("dim", [0, -1, 2.0, "8", None])
+def test_a_dimension_that_is_no_positive_integer_is_refused(dim: object) -> None:
+    with pytest.raises(ValueError, match=r"integer of at least 1, got"):
+        PCAWhitening(dim).fit(descriptors(20, 4))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shrinkage", [-0.1, 1.1, float("nan")])
+def test_shrinkage_outside_its_range_is_refused(shrinkage: float) -> None:
+    with pytest.raises(ValueError, match=r"\[0, 1\], got"):
+        PCAWhitening(2, shrinkage).fit(descriptors(20, 4))
+
+
+def test_bad_rows_are_refused_by_number() -> None:
+    database = descriptors(20, 4)
+    whitening = PCAWhitening(2).fit(database)
+    bad = database.copy()
+    bad[7, 2] = np.nan
+    with pytest.raises(ValueError, match=r"database descriptors: row 7 is NaN"):
+        PCAWhitening(2).fit(bad)
+    with pytest.raises(ValueError, match=r"row 7 is NaN"):
+        whitening.transform(bad)
+    with pytest.raises(ValueError, match=r"have 3 dimensions.*fitted on 4"):
+        whitening.transform(database[:, :3])
+
+
+def test_only_the_database_decides() -> None:
+    database, queries = descriptors(100, 8), descriptors(10, 8, seed=1)
+    whitening = PCAWhitening(4).fit(database)
+    together = whitening.transform(queries)
+    alone = np.vstack([whitening.transform(row[None]) for row in queries])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_order_of_the_database_decides_nothing(seed: int) -> None:
+    database, queries = descriptors(60, 6), descriptors(10, 6, seed=1)
+    shuffled = np.random.default_rng(seed).permutation(database)
+    np.testing.assert_allclose(
+        PCAWhitening(4).fit(shuffled).transform(queries),
+        PCAWhitening(4).fit(database).transform(queries),  # signs are fixed, so columns agree too
+        atol=1e-5,
+    )
+
+
+def test_a_transformer_of_scikit_learn() -> None:
+    database = descriptors(50, 6)
+    whitening = clone(PCAWhitening(dim=3, shrinkage=0.25))
+    assert whitening.get_params() == {"dim": 3, "shrinkage": 0.25}
+    np.testing.assert_array_equal(
+        make_pipeline(whitening).fit_transform(database),
+        PCAWhitening(3, 0.25).fit(database).transform(database),
+    )
+    assert PCAWhitening().get_params() == {"dim": 512, "shrinkage": 1.0}
+
+
+def test_full_rank_is_a_trap_on_a_small_database() -> None:
+    """Exhibits in few directions, photographed with noise in all: the last eigenvalues are that noise."""
+    rng = np.random.default_rng(0)
+    exhibits = rng.normal(size=(100, 8)) @ rng.normal(size=(8, 64)) + 3
+    studio, visit = (exhibits + 0.3 * rng.normal(size=exhibits.shape) for _ in range(2))
+
+    def accuracy(dim: int) -> float:
+        whitening = PCAWhitening(dim).fit(studio)
+        nearest = (whitening.transform(visit) @ whitening.transform(studio).T).argmax(axis=1)
+        return float((nearest == np.arange(100)).mean())
+
+    assert accuracy(8) > 0.95
+    assert accuracy(64) < accuracy(8) - 0.2
