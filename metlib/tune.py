@@ -98,7 +98,7 @@ def choose_dim(
     """Choose the whitened dimension by val GAP, with (k, tau) tuned for each; of equals the smallest.
 
     `database` (N, D) and `val` (Q, D) are raw descriptors; `dims` defaults to `candidate_dims`. Raises
-    ValueError for a dimension above the rank. One eigendecomposition serves all: the leading columns, made
+    ValueError for a dimension above the rank. The largest whitening serves all: its leading columns, made
     unit again, are the smaller whitening.
     """
     rows = as_rows(database, "database descriptors")

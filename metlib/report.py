@@ -1,0 +1,221 @@
+"""The report of a run: executed notebooks as linked HTML pages, a first page, the table of scores."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from PIL import Image
+
+from metlib.dataset import DISTRACTOR, Museum
+from metlib.files import replacing
+
+TEMPLATES = Path(__file__).parent / "templates"
+SCORES = "00_the_whole_thing.csv"
+FLOOR = "random"
+METRICS = {"gap": "GAP", "gap_minus": "GAP⁻", "acc": "ACC"}
+PATHS = ("data_root", "work_dir", "figures_dir")
+"""Parameters that name places on one machine; they stay out of what is shown."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A notebook that ran to its end: `stem` NN_slug, the executed notebook, the seconds it took."""
+
+    stem: str
+    notebook: NotebookNode
+    seconds: float
+
+    @property
+    def number(self) -> str:
+        return self.stem[:2]
+
+    @property
+    def title(self) -> str:
+        """The first heading, without the number that the course gives it."""
+        heading = re.search(r"^# (.+)$", self._prose, re.MULTILINE)
+        return _plain(re.sub(r"^\d\d\W+", "", heading[1])) if heading else self.stem
+
+    @property
+    def question(self) -> str:
+        question = re.search(r"\*\*Question\.?\*\*:?(.+?)(?:\n\s*\n|\Z)", self._prose, re.DOTALL)
+        return _plain(question[1]) if question else ""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the runner gave it, places aside."""
+        given = self.notebook.metadata.get("papermill", {}).get("parameters", {})
+        return {name: value for name, value in given.items() if name not in PATHS}
+
+    @property
+    def _prose(self) -> str:
+        return next((cell.source for cell in self.notebook.cells if cell.cell_type == "markdown"), "")
+
+    def thumbnail(self, width: int = 640) -> tuple[str, str] | None:
+        """The first picture as a data URI, scaled down, with its alt text; None where there is none."""
+        outputs = (output for cell in self.notebook.cells for output in cell.get("outputs", []))
+        for output in outputs:
+            if png := output.get("data", {}).get("image/png"):
+                with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
+                    small = picture.convert("RGB")
+                small.thumbnail((width, width))
+                buffer = io.BytesIO()
+                small.save(buffer, "JPEG", quality=85)
+                alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+                return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", alt
+        return None
+
+
+def _plain(markdown: str) -> str:
+    """One line of text without Markdown's marks."""
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", markdown)
+    return " ".join(re.sub(r"\*+|`|<[^>]+>", "", text).split())
+
+
+# --- the table of scores ---
+
+
+def read_scores(figures: Path) -> list[dict[str, str]]:
+    """The rows of the course's table of scores, as text; none where the file is missing."""
+    path = figures / SCORES
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def percent(row: dict[str, str], metric: str) -> tuple[str, str]:
+    """A score and its interval in percent, such as ("91.7", "88.2–94.6"); empty where the table has none."""
+    try:
+        value, low, high = (100 * float(row.get(metric + part) or "nan") for part in ("", "_low", "_high"))
+    except ValueError:
+        return "", ""
+    return "" if isnan(value) else f"{value:.1f}", "" if isnan(low + high) else f"{low:.1f}–{high:.1f}"
+
+
+def as_text(scores: Sequence[dict[str, str]]) -> str:
+    """The table of scores for a terminal: percentages with their intervals, tuned-on-itself rows marked."""
+    if not scores:
+        return "(no table of scores: notebook 00 was not run, or saved none)"
+    rows = [["queries of", "tuned on", "queries", *METRICS.values(), "dim", "k", "tau", "backbone"]]
+    for row in scores:
+        cells = [f"{value} [{interval}]" if interval else value for value, interval in _scores_of(row)]
+        settings = [row.get(name, "") for name in ("dim", "k", "tau", "backbone")]
+        same = " (itself)" if row.get("tuned_on") == row.get("split") else ""
+        sizes = f"{row.get('queries', '')} ({row.get('positives', '')} with an exhibit)"
+        rows.append([row.get("split", ""), row.get("tuned_on", "") + same, sizes, *cells, *settings])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _scores_of(row: dict[str, str]) -> list[tuple[str, str]]:
+    return [percent(row, metric) for metric in METRICS]
+
+
+# --- pages ---
+
+
+def write_pages(
+    ran: Sequence[Ran], folder: Path, museum: Museum, backbone: str, scores: Sequence[dict[str, str]]
+) -> Path:
+    """Write one HTML page a notebook, and `index.html`, which is returned; no page needs a network."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
+    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    pages = {one.stem for one in ran}
+    for i, one in enumerate(ran):
+        course = {
+            "style": style,
+            "title": f"{one.number} · {one.title}",
+            "previous": ran[i - 1] if i else None,
+            "next": ran[i + 1] if i + 1 < len(ran) else None,
+        }
+        with replacing(folder / f"{one.stem}.html", "w") as file:
+            file.write(_page(one.notebook, course, pages))
+    text = environment.get_template("index.html.j2").render(
+        style=style,
+        museum=museum,
+        splits=[(name, len(one), int((one.labels != DISTRACTOR).sum())) for one, name in museum.splits()],
+        exhibits=len(set(museum.database.labels.tolist())),
+        backbone=Path(backbone).name,
+        floor=backbone == FLOOR,
+        scores=[(row, _scores_of(row)) for row in scores],
+        metrics=list(METRICS.values()),
+        ran=ran,
+        minutes=sum(one.seconds for one in ran) / 60,
+    )
+    with replacing(folder / "index.html", "w") as file:
+        file.write(text)
+    return folder / "index.html"
+
+
+def _page(notebook: NotebookNode, course: dict[str, Any], pages: set[str]) -> str:
+    exporter = HTMLExporter(
+        template_name="page",
+        extra_template_basedirs=[str(TEMPLATES)],
+        embed_images=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+    )
+    body, _ = exporter.from_notebook_node(_without_badge(notebook), resources={"course": course})
+
+    def link(match: re.Match[str]) -> str:  # a notebook that wasn't run has no page to link to
+        return f'<a href="{match[1]}.html">{match[2]}</a>' if match[1] in pages else match[2]
+
+    return re.sub(r'<a href="(?:\./)?(\d\d_[\w-]+)\.ipynb">(.*?)</a>', link, str(body), flags=re.DOTALL)
+
+
+def _without_badge(notebook: NotebookNode) -> NotebookNode:
+    """A copy without the Colab badge, whose picture lies on the network."""
+    badge = re.compile(r"<!-- badge -->.*?<!-- /badge -->", re.DOTALL)
+    cells = [NotebookNode(cell, source=badge.sub("", cell.source)) for cell in notebook.cells]
+    return NotebookNode(notebook, cells=cells)
+
+
+# --- the figures' own list ---
+
+
+def write_figures_readme(ran: Sequence[Ran], folder: Path) -> Path | None:
+    """Write README.md beside the pictures: which notebook, parameters and data made each; None without one.
+
+    Alt text and the stamp of the data are read from the PNG files themselves, so the list can't drift.
+    """
+    pictures = sorted(folder.glob("[0-9][0-9]_*.png"))
+    if not pictures:
+        return None
+    given = {one.number: one for one in ran}
+    lines = [
+        "# Figures",
+        "",
+        "Written by `make report`; every picture carries its text in its own metadata.",
+        "",
+    ]
+    for path in pictures:
+        with Image.open(path) as picture:
+            texts = {str(name): text for name, text in picture.info.items() if isinstance(text, str)}
+        one = given.get(path.stem[:2])
+        source = one.stem if one else f"{path.stem[:2]}, in an earlier run"
+        settings = ", ".join(f"`{name}={value!r}`" for name, value in one.parameters.items()) if one else ""
+        lines += [f"## {path.name}", "", f"![{_alt(texts)}]({path.name})", "", f"{_alt(texts)}", ""]
+        lines += [f"- notebook: {source}{f', with {settings}' if settings else ''}"]
+        lines += [f"- data: {texts.get('Source', 'not stamped')}"]
+        if path.with_suffix(".csv").is_file():
+            lines += [f"- numbers: [{path.stem}.csv]({path.stem}.csv)"]
+        lines += [""]
+    with replacing(folder / "README.md", "w") as file:
+        file.write("\n".join(lines).rstrip("\n") + "\n")
+    return folder / "README.md"
+
+
+def _alt(texts: dict[str, str]) -> str:
+    return " ".join(texts.get("Description", texts.get("Title", "no description")).split()).replace("]", ")")
