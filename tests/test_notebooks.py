@@ -1,0 +1,342 @@
+"""The runner on tiny notebooks made here: what it passes on, what it refuses, what it leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from metlib import notebooks, report
+from metlib.notebooks import NotebookFailed, Refused
+
+PARAMETERS = """\
+data_root = "../data/synthetic"  # the museum
+backbone = "random"  # the floor
+database = "full"  # all of it
+work_dir = "../work"  # descriptors
+figures_dir = "../figs"  # pictures
+seed = 0  # of everything
+interactive = False  # sliders
+"""
+
+PICTURE = """\
+from pathlib import Path
+from IPython.display import Image
+from PIL import Image as Picture, PngImagePlugin
+texts = PngImagePlugin.PngInfo()
+for name, text in {"Title": "Red", "Description": "A red [square]", "Source": "toy museum"}.items():
+    texts.add_text(name, text)
+path = Path(figures_dir) / "00_red.png"
+path.parent.mkdir(parents=True, exist_ok=True)
+Picture.new("RGB", (40, 40), "red").save(path, pnginfo=texts)
+Image(path, alt="A red [square]")
+"""
+
+TABLE = """\
+row = "split,tuned_on,queries,positives,gap,gap_low,gap_high,gap_minus,acc,acc_low,acc_high,"
+row += "dim,k,tau,backbone\\n"
+row += "test,val,9,3,.5,.25,.75,.625,1,.9,1,8,3,20,random\\nval,val,9,3,1,1,1,1,1,1,1,8,3,20,random\\n"
+(Path(figures_dir) / "00_the_whole_thing.csv").write_text(row)
+"""
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner sets these for its kernels; put them back."""
+    monkeypatch.setenv("METLIB_PROGRESS", "0")
+    monkeypatch.setenv("JUPYTER_PATH", os.environ.get("JUPYTER_PATH", ""))
+
+
+@pytest.fixture(scope="module")
+def museum(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ground truth alone: the runner reads no image."""
+    root = tmp_path_factory.mktemp("a museum") / "toy <museum>"
+    (root / "images").mkdir(parents=True)
+    rows = {
+        "MET_database": [{"id": i, "path": f"MET/{i}/0.jpg"} for i in range(3)],
+        "valset": [{"MET_id": 1, "path": "test_met/a.jpg"}, {"path": "test_other/b.jpg", "category": "b"}],
+        "testset": [{"MET_id": 2, "path": "test_met/c.jpg"}, {"path": "test_noart/d.jpg", "category": "d"}],
+    }
+    (root / "ground_truth").mkdir()
+    for name, content in rows.items():
+        (root / "ground_truth" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return root
+
+
+def write(folder: Path, name: str, *cells: str, parameters: str = PARAMETERS, title: str = "A title") -> Path:
+    """A notebook with these code cells, as the course has them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    notebook = new_notebook(
+        cells=[
+            new_markdown_cell(
+                f"# {title}\n\n**Question.** Does *it* run?\n\nSee [01](01_b.ipynb), [09](09_x.ipynb)."
+            ),
+            new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+            *map(new_code_cell, cells),
+            new_markdown_cell("**Answer.** It does."),
+        ]
+    )
+    nbformat.write(notebook, folder / name)
+    return folder / name
+
+
+def values(folder: Path) -> dict[str, object]:
+    return {name: str(folder) if name.endswith(("_dir", "_root")) else 0 for name in notebooks.COMMON}
+
+
+def run(folder: Path, *cells: str, **wishes: object) -> report.Ran:
+    path = write(folder / "notebooks", "00_a.ipynb", *cells)
+    return notebooks.run(path, folder / "out" / "00_a.ipynb", values(folder), **wishes)  # type: ignore[arg-type]
+
+
+# --- a whole run ---
+
+
+def test_a_run_leaves_pages_pictures_and_a_table(
+    tmp_path: Path, museum: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "note {books}"
+    more = PARAMETERS + "k = 5  # neighbours\ndims = [8]  # tried\nlabel = 'x'  # text\n"
+    check = "assert (k, dims, label, seed) == (7, [1, 2], '12', 3), (k, dims, label, seed)\nprint(data_root)"
+    where = f"import sys; assert sys.prefix == {sys.prefix!r} and Path.cwd() == Path({str(folder)!r})"
+    write(folder, "00_the_whole_thing.ipynb", PICTURE, TABLE, where, title="00 · The whole <thing>")
+    write(folder, "01_b.ipynb", check, parameters=more, title="01 · The second")
+    out = tmp_path / "my reports"
+    arguments = ["--notebooks", folder, "--data", museum, "--reports", out]
+    arguments += ["--work", tmp_path / "work", "--seed", 3]
+    arguments += ["-p", "k", 7, "-p", "dims", "[1, 2]", "-p", "label", 12]
+    assert notebooks.main([str(word) for word in arguments]) == 0
+    text = capsys.readouterr()
+
+    assert re.search(
+        r"^\[1/2\] 00_the_whole_thing \.\.\. \d+ s\n\[2/2\] 01_b \.\.\. \d+ s$", text.err, re.MULTILINE
+    )
+    assert text.out.splitlines()[-1] == f"report: {out / 'index.html'}"
+    assert "50.0 [25.0–75.0]" in text.out and "val (itself)" in text.out
+
+    pages = {path.name: path.read_text(encoding="utf-8") for path in out.glob("*.html")}
+    assert set(pages) == {"index.html", "00_the_whole_thing.html", "01_b.html"}
+    for page in pages.values():
+        assert not re.search(r"https?://|<script|url\(", page), "a page must work without a network"
+        for target in re.findall(r'href="([^"]+)"', page):
+            assert (out / target).is_file()
+    index = pages["index.html"]
+    assert "These scores are a floor" in index and "toy &lt;museum&gt;" in index and "<museum>" not in index
+    assert "The whole" in index and "Does it run?" in index and "tuned on these very queries" in index
+    assert 'alt="A red [square]"' in index and "data:image/jpeg;base64," in index
+    first = pages["00_the_whole_thing.html"]
+    assert first.count('href="01_b.html"') >= 2 and "09_x" not in first and 'alt="A red [square]"' in first
+    assert museum.parent.name in first  # the parameters of this run are shown
+    readme = (out / "figures" / "README.md").read_text(encoding="utf-8")
+    assert "toy museum" in readme and "![A red [square)](00_red.png)" in readme and "`seed=3`" in readme
+    assert str(tmp_path) not in readme
+
+
+# --- what a notebook may not do ---
+
+
+def test_a_cell_that_raises_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotebookFailed) as caught:
+        run(tmp_path, "x = 1", "\n# second\nprint(x / 0)", "x = 2")
+    text = str(caught.value)
+    assert "00_a.ipynb, code cell 3 of 4 (# second): ZeroDivisionError: division by zero" in text
+    executed = tmp_path / "out" / "00_a.ipynb"
+    assert str(executed) in text and "ZeroDivisionError" in executed.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("cells", [("import sys; sys.exit(0)", "x = 1"), ("x = 1", "raise SystemExit")])
+def test_a_notebook_that_ends_early_fails(tmp_path: Path, cells: tuple[str, str]) -> None:
+    with pytest.raises(NotebookFailed, match=r"\((import sys|raise System).*ended the notebook early"):
+        run(tmp_path, *cells)
+
+
+def test_a_kernel_that_dies_fails_and_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotebookFailed, match=r"code cell 2 of 3 \(import os.*the kernel died"):
+        run(tmp_path, "import os; os._exit(0)", "x = 1")
+
+
+def test_a_cell_that_takes_too_long_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotebookFailed, match=r"code cell 2 of 2 \(import time.*longer than 1 s"):
+        run(tmp_path, "import time; time.sleep(60)", timeout=1)
+
+
+def test_a_cell_that_did_not_run_fails(tmp_path: Path) -> None:
+    path = write(tmp_path / "notebooks", "00_a.ipynb", "x = 1", "y = 2")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2].metadata["tags"] = ["skip-execution"]
+    nbformat.write(notebook, path)
+    with pytest.raises(NotebookFailed, match=r"code cell 2 of 3 \(x = 1\): did not run"):
+        notebooks.run(path, tmp_path / "out.ipynb", values(tmp_path))
+
+
+def test_a_missing_kernel_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"no Jupyter kernel named 'klingon'.*pip install ipykernel"):
+        run(tmp_path, "x = 1", kernel="klingon")
+
+
+# --- what is refused before a notebook runs: one line on stderr, status 2 ---
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert notebooks.main([str(word) for word in arguments]) == 2
+    text = capsys.readouterr()
+    assert text.out == "" and text.err.startswith("error: ") and text.err.count("\n") == 1
+    return text.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-p", "bacbone", "x"], r"-p bacbone: no chosen notebook.*nearest: backbone"),
+        (["-p", "backbone", "x"], r"-p backbone: this one has an option"),
+        (["-p", "interactive", "2"], r"-p interactive 2: expected bool, such as False"),
+        (["--only", "07"], r"--only 07: expected one of 00_a"),
+        (["--backbone", "weights/none.safetensors"], r"no backbone file weights/none.safetensors"),
+        (["--figures", notebooks.ROOT / "figures"], r"figures holds the pictures of the default run alone"),
+        (["--database", "mini"], r"mini_MET_database.json"),
+        (["--data", "no/such/museum"], r"no/such/museum"),
+        (["--notebooks", "no/such/folder"], r"no notebooks NN_\*.ipynb in .*no/such/folder"),
+    ],
+)
+def test_wishes_that_cannot_be_met(
+    arguments: list[object], message: str, tmp_path: Path, museum: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "notebooks", "00_a.ipynb", "x = 1")
+    base = ["--data", museum, "--notebooks", tmp_path / "notebooks", "--reports", tmp_path / "reports"]
+    assert re.search(message, refused(capsys, *base, *arguments))
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_notebook_without_a_common_parameter_is_refused(
+    tmp_path: Path, museum: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, "00_a.ipynb", parameters="data_root = 'x'")
+    assert "00_a.ipynb lacks parameters: backbone" in refused(
+        capsys, "--data", museum, "--notebooks", tmp_path
+    )
+    write(tmp_path, "00_a.ipynb", parameters="data_root = open('x')")
+    assert "can't be read" in refused(capsys, "--data", museum, "--notebooks", tmp_path)
+
+
+def test_wishes_reach_the_notebooks_that_know_them_with_the_default_s_type() -> None:
+    known = {
+        "a": {"seed": 0, "k": 1, "x": 0.5, "on": False, "pair": (1, 2)},
+        "b": {"seed": 0, "name": "n", "k": None},
+    }
+    wishes = [("k", "512"), ("x", "2"), ("on", "true"), ("pair", "[3, 4]"), ("name", "5")]
+    given = notebooks.assign(known, {"seed": 9}, wishes)
+    assert given["a"] == {"seed": 9, "k": 512, "x": 2.0, "on": True, "pair": (3, 4)}
+    assert given["b"] == {"seed": 9, "k": 512, "name": "5"} and isinstance(given["a"]["x"], float)
+    for text in ("five", "true", "1.5"):
+        with pytest.raises(Refused, match="expected int"):
+            notebooks.assign(known, {}, [("k", text)])
+
+
+# --- the setup cell and the badges ---
+
+
+def test_the_setup_cell_leaves_an_installed_metlib_alone_and_is_short(tmp_path: Path) -> None:
+    source = notebooks.setup_cell()
+    assert len([line for line in source.splitlines() if line.strip()]) <= 16
+    space = {"data_root": str(tmp_path)}
+    exec(source, space)
+    assert space["data_root"] == tmp_path
+
+
+def test_without_metlib_the_setup_cell_installs_the_checkout_beside_the_torch_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "metlib" else object())
+    monkeypatch.setattr("importlib.metadata.version", {"torch": "2.6.0+cu124", "torchvision": "0.21.0"}.get)
+    monkeypatch.setattr("subprocess.run", lambda words, check: calls.append(words))
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    if notebooks.address() is None:
+        with pytest.raises(ModuleNotFoundError, match="no metlib, and no checkout"):
+            exec(notebooks.setup_cell(), {"data_root": str(tmp_path)})
+    (tmp_path / "pyproject.toml").touch()
+    exec(notebooks.setup_cell(), {"data_root": str(tmp_path)})
+    pins = ["torch==2.6.0+cu124", "torchvision==0.21.0"]
+    assert calls[-1] == [sys.executable, "-m", "pip", "install", "--quiet", *pins, ".."]
+
+
+@pytest.mark.parametrize("address", [None, "https://example.org/a/b", "https://github.com/some/where"])
+def test_stamping_follows_the_address_and_is_stable(
+    address: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notebooks, "address", lambda: address)
+    path = write(tmp_path / "notebooks", "00_a.ipynb", "x = 1")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text="left over")]
+    notebook.cells[2].execution_count = 4
+    nbformat.write(notebook, path)
+    old = "# metlib\n\n<!-- badge -->\nold\n<!-- /badge -->\n\nText.\n"
+    (tmp_path / "README.md").write_text(old, encoding="utf-8")
+
+    assert set(notebooks.stamp(path.parent)) == {path, tmp_path / "README.md"}
+    assert notebooks.stamp(path.parent) == []
+    stamped, readme = nbformat.read(path, as_version=4), (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert [cell.source for cell in notebooks.tagged(stamped, "setup")] == [notebooks.setup_cell()]
+    assert stamped.cells[2].metadata.tags == ["setup"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in stamped.cells)
+    badge = "https://colab.research.google.com/github/some/where/blob/main/notebooks/00_a.ipynb"
+    known = address is not None and "github" in address
+    assert (badge in stamped.cells[0].source) == (badge in readme) == known
+    assert stamped.cells[0].source.startswith("# A title\n") and "**Question.**" in stamped.cells[0].source
+    assert "old" not in readme and readme.startswith("# metlib\n\n") and readme.endswith("\n\nText.\n")
+    assert (f"git+{address}" in notebooks.setup_cell()) == (address is not None)
+
+
+# --- the report's small parts ---
+
+
+def test_titles_and_questions_are_plain_text() -> None:
+    cell = new_markdown_cell(
+        "# 05: When is an *answer* worth `giving`?\n\n**Question.** What, at\n[last](x.ipynb)?\n\nMore"
+    )
+    one = report.Ran("05_confidence", new_notebook(cells=[cell]), 1.0)
+    assert (one.number, one.title, one.question) == (
+        "05",
+        "When is an answer worth giving?",
+        "What, at last?",
+    )
+    assert one.thumbnail() is None
+    bare = report.Ran("06_x", new_notebook(cells=[]), 1.0)
+    assert (bare.title, bare.question) == ("06_x", "")
+
+
+def test_a_table_with_gaps_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
+    assert report.read_scores(tmp_path) == [] and "no table" in report.as_text([])
+    with (tmp_path / report.SCORES).open("w", newline="") as file:
+        csv.writer(file).writerows([["split", "gap", "gap_low", "acc"], ["test", "0.5", "0.4", "nonsense"]])
+    (row,) = report.read_scores(tmp_path)
+    assert report.percent(row, "gap") == ("50.0", "") and report.percent(row, "acc") == ("", "")
+    assert "50.0" in report.as_text([row])
+
+
+def test_pictures_without_a_stamp_are_listed_too(tmp_path: Path) -> None:
+    from PIL import Image
+
+    assert report.write_figures_readme([], tmp_path) is None
+    Image.new("L", (2, 2)).save(tmp_path / "03_x.png")
+    readme = report.write_figures_readme([], tmp_path)
+    assert readme is not None and "not stamped" in readme.read_text(encoding="utf-8")
+
+
+def test_the_default_museum_is_painted_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Path, int]] = []
+    painter = SimpleNamespace(write_museum=lambda root, seed, workers: seen.append((root, seed)))
+    monkeypatch.setattr(notebooks, "synthetic", painter)
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    assert notebooks.paint(0) == tmp_path / "data" / "synthetic"
+    assert notebooks.paint(4) == tmp_path / "data" / "synthetic-4"
+    assert [seed for _, seed in seen] == [0, 4]
