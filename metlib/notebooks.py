@@ -180,12 +180,8 @@ def run(
     os.environ["METLIB_PROGRESS"] = "0"  # a bar would leave one output per refresh
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it has to say is said here
     own = str(Path(sys.prefix) / "share" / "jupyter")
-    others = [
-        place for place in os.environ.get("JUPYTER_PATH", "").split(os.pathsep) if place not in ("", own)
-    ]
-    os.environ["JUPYTER_PATH"] = os.pathsep.join(
-        [own, *others]
-    )  # no other environment's `python3` kernel wins
+    others = [place for place in os.environ.get("JUPYTER_PATH", "").split(os.pathsep) if place not in ("", own)]
+    os.environ["JUPYTER_PATH"] = os.pathsep.join([own, *others])  # no other environment's `python3` kernel wins
 
     source = nbformat.read(path, as_version=4)
     total = sum(cell.cell_type == "code" for cell in source.cells)
@@ -425,9 +421,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     option("--timeout", type=int, help="seconds for one cell (default: none)")
     option("--notebooks", type=Path, default=ROOT / "notebooks", help="the folder of the notebooks")
     option("--paint", action="store_true", help="paint the synthetic museum, nothing else")
-    option(
-        "--stamp", action="store_true", help="renew setup cells and badges and strip outputs, nothing else"
-    )
+    option("--stamp", action="store_true", help="renew setup cells and badges and strip outputs, nothing else")
     options = parser.parse_args(arguments)
     options.notebooks = options.notebooks.resolve()
     try:

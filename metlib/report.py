@@ -24,6 +24,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 SCORES = "00_the_whole_thing.csv"
 FLOOR = "random"
 METRICS = {"gap": "GAP", "gap_minus": "GAP⁻", "acc": "ACC"}
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PATHS = ("data_root", "work_dir", "figures_dir")
 """Parameters that name places on one machine; they stay out of what is shown."""
 
@@ -167,7 +168,7 @@ def _page(notebook: NotebookNode, course: dict[str, Any], pages: set[str]) -> st
         exclude_output_prompt=True,
         exclude_anchor_links=True,
     )
-    body, _ = exporter.from_notebook_node(_without_badge(notebook), resources={"course": course})
+    body, _ = exporter.from_notebook_node(_for_a_page(notebook), resources={"course": course})
 
     def link(match: re.Match[str]) -> str:  # a notebook that wasn't run has no page to link to
         return f'<a href="{match[1]}.html">{match[2]}</a>' if match[1] in pages else match[2]
@@ -175,11 +176,17 @@ def _page(notebook: NotebookNode, course: dict[str, Any], pages: set[str]) -> st
     return re.sub(r'<a href="(?:\./)?(\d\d_[\w-]+)\.ipynb">(.*?)</a>', link, str(body), flags=re.DOTALL)
 
 
-def _without_badge(notebook: NotebookNode) -> NotebookNode:
-    """A copy without the Colab badge, whose picture lies on the network."""
+def _for_a_page(notebook: NotebookNode) -> NotebookNode:
+    """A copy without what needs a network or a kernel: the Colab badge's picture, and widgets."""
     badge = re.compile(r"<!-- badge -->.*?<!-- /badge -->", re.DOTALL)
-    cells = [NotebookNode(cell, source=badge.sub("", cell.source)) for cell in notebook.cells]
-    return NotebookNode(notebook, cells=cells)
+    cells = []
+    for cell in notebook.cells:
+        copy = NotebookNode(cell, source=badge.sub("", cell.source))
+        if cell.cell_type == "code":
+            copy.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+        cells.append(copy)
+    metadata = NotebookNode({name: value for name, value in notebook.metadata.items() if name != "widgets"})
+    return NotebookNode(notebook, cells=cells, metadata=metadata)
 
 
 # --- the figures' own list ---

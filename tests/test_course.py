@@ -33,9 +33,7 @@ def test_every_notebook_has_a_page_that_needs_no_network(reports: Path) -> None:
     assert [page.stem for page in pages] == [*(path.stem for path in NOTEBOOKS), "index"]
     for page in pages:
         text = page.read_text(encoding="utf-8")
-        assert not re.search(
-            r"""(?:<script|<link|<iframe)|<img[^>]+src=["'](?!data:)|@import|url\(["']?http""", text
-        )
+        assert not re.search(r"""(?:<script|<link|<iframe)|<img[^>]+src=["'](?!data:)|@import|url\(["']?http""", text)
         for target in re.findall(r'href="([^"#:]+)"', text):
             assert (page.parent / target).is_file(), f"{page.name} links to {target}, which is not there"
 
@@ -56,9 +54,7 @@ def test_every_picture_on_a_page_has_an_alt_text(reports: Path) -> None:
     for page in reports.glob("*.html"):
         for image in re.findall(r"<img[^>]*>", page.read_text(encoding="utf-8")):
             alt = re.search(r'alt="([^"]*)"', image)
-            assert alt and alt[1] and "No description" not in alt[1], (
-                f"{page.name} shows a picture without alt text"
-            )
+            assert alt and alt[1] and "No description" not in alt[1], f"{page.name} shows a picture without alt text"
 
 
 def test_the_scores_are_fractions_inside_their_intervals(reports: Path) -> None:

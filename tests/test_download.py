@@ -188,9 +188,7 @@ def test_mini_lands_in_the_layout_and_a_second_run_asks_nothing(site, monkeypatc
     serve(
         site,
         monkeypatch,
-        ground_truth=packed(
-            {"./ground_truth/testset.json": b"[]"}, member("./ground_truth", tarfile.DIRTYPE)
-        ),
+        ground_truth=packed({"./ground_truth/testset.json": b"[]"}, member("./ground_truth", tarfile.DIRTYPE)),
         test_met=packed({"test_met/a.jpg": b"a"}),
         test_other=packed({"b.jpg": b"b"}),
         test_noart=packed({"./c.jpg": b"c"}),
@@ -417,9 +415,7 @@ def test_lengths_that_lie_or_are_missing(site, monkeypatch, tmp_path) -> None:
         fetch(Archive("test_met"), tmp_path / "a", site.url)
     assert fetch(Archive("test_met", len(BIG)), tmp_path / "b", site.url).read_bytes() == BIG
     site.length = 0
-    download(
-        tmp_path, "test_met", url=site.url
-    )  # the hash of the damaged one isn't held against the good one
+    download(tmp_path, "test_met", url=site.url)  # the hash of the damaged one isn't held against the good one
     assert tree(tmp_path / "images") == {"test_met/a.jpg": NOISE}
 
 

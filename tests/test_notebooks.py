@@ -76,9 +76,7 @@ def write(folder: Path, name: str, *cells: str, parameters: str = PARAMETERS, ti
     folder.mkdir(parents=True, exist_ok=True)
     notebook = new_notebook(
         cells=[
-            new_markdown_cell(
-                f"# {title}\n\n**Question.** Does *it* run?\n\nSee [01](01_b.ipynb), [09](09_x.ipynb)."
-            ),
+            new_markdown_cell(f"# {title}\n\n**Question.** Does *it* run?\n\nSee [01](01_b.ipynb), [09](09_x.ipynb)."),
             new_code_cell(parameters, metadata={"tags": ["parameters"]}),
             *map(new_code_cell, cells),
             new_markdown_cell("**Answer.** It does."),
@@ -116,9 +114,7 @@ def test_a_run_leaves_pages_pictures_and_a_table(
     assert notebooks.main([str(word) for word in arguments]) == 0
     text = capsys.readouterr()
 
-    assert re.search(
-        r"^\[1/2\] 00_the_whole_thing \.\.\. \d+ s\n\[2/2\] 01_b \.\.\. \d+ s$", text.err, re.MULTILINE
-    )
+    assert re.search(r"^\[1/2\] 00_the_whole_thing \.\.\. \d+ s\n\[2/2\] 01_b \.\.\. \d+ s$", text.err, re.MULTILINE)
     assert text.out.splitlines()[-1] == f"report: {out / 'index.html'}"
     assert "50.0 [25.0–75.0]" in text.out and "val (itself)" in text.out
 
@@ -219,9 +215,7 @@ def test_a_notebook_without_a_common_parameter_is_refused(
     tmp_path: Path, museum: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path, "00_a.ipynb", parameters="data_root = 'x'")
-    assert "00_a.ipynb lacks parameters: backbone" in refused(
-        capsys, "--data", museum, "--notebooks", tmp_path
-    )
+    assert "00_a.ipynb lacks parameters: backbone" in refused(capsys, "--data", museum, "--notebooks", tmp_path)
     write(tmp_path, "00_a.ipynb", parameters="data_root = open('x')")
     assert "can't be read" in refused(capsys, "--data", museum, "--notebooks", tmp_path)
 

@@ -197,9 +197,7 @@ def test_parameters_are_literals_with_a_reason_each(notebook: nbformat.NotebookN
 
 
 def test_the_setup_cell_and_the_badge_are_the_templates(path: Path, notebook: nbformat.NotebookNode) -> None:
-    assert [cell.source for cell in notebooks.tagged(notebook, "setup")] == [notebooks.setup_cell()], (
-        "run --stamp"
-    )
+    assert [cell.source for cell in notebooks.tagged(notebook, "setup")] == [notebooks.setup_cell()], "run --stamp"
     assert notebooks.badged(notebook.cells[0].source, path.name) == notebook.cells[0].source, "run --stamp"
     order = [tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
     assert order.index("parameters") < order.index("setup")

@@ -1,0 +1,710 @@
+"""Extraction against one image at a time, through kills, damage and change; and pickles that want to do more."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from metlib import __version__, backbone, dataset, extract
+from metlib.backbone import Embedder, Recipe
+from metlib.dataset import Museum, Split
+from metlib.extract import SCALES, Described, describe, load_descriptors, load_labels, load_recipe, read_official
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPES = [(64, 48), (48, 64), (64, 48), (72, 72), (64, 48), (96, 50), (72, 72), (48, 64), (64, 48), (57, 61)]
+
+
+@pytest.fixture(scope="session")
+def embedder() -> Embedder:
+    return backbone._build(Recipe("test_resnet", seed=1), "tiny")
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    return paint(tmp_path / "images")
+
+
+def paint(root: Path, n: int = 10) -> Split:
+    """Draw n images of mixed shapes: smooth colours, one grey, one palette PNG, one that lies on its side."""
+    root.mkdir(parents=True, exist_ok=True)
+    names = []
+    for i in range(n):
+        width, height = SHAPES[i % len(SHAPES)]
+        noise = np.random.default_rng(i).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+        image = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+        names.append(f"{i}.png" if i % 5 == 3 else f"{i}.jpg")
+        options: dict[str, Any] = {} if i % 5 == 3 else {"quality": 90}
+        if i % 10 == 1:
+            image = image.convert("L")
+        if i % 10 == 3:
+            image = image.quantize(16)
+        if i % 10 == 4:  # held upright: stored on its side
+            options["exif"] = Image.Exif()
+            options["exif"][0x0112] = 6
+        image.save(root / names[-1], **options)
+    return Split(np.array(names), np.arange(n) - 1, root)
+
+
+def one_by_one(split: Split, embedder: Embedder, scales: tuple[float, ...] = SCALES) -> NDArray[np.float64]:
+    """The definition, for one image at a time: no batches, no shards, own EXIF, own GeM."""
+    rows = []
+    mean, std = torch.tensor(embedder.recipe.mean), torch.tensor(embedder.recipe.std)
+    for i in range(len(split)):
+        image = Image.open(split.file(i))
+        turned = image.getexif().get(0x0112) == 6
+        image = image.convert("RGB")
+        pixels = np.asarray(image.transpose(Image.Transpose.ROTATE_270) if turned else image)
+        x = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[None].contiguous()
+        total = torch.zeros(embedder.dim, dtype=torch.float64)
+        for scale in scales:
+            y = torch.nn.functional.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+            y = (y - mean[:, None, None]) / std[:, None, None]
+            with torch.inference_mode():
+                features = embedder.trunk.forward_features(y)[0].double()  # (C, h, w)
+            pooled = features.clamp(min=1e-6).pow(3).mean(dim=(1, 2)).pow(1 / 3)
+            total += pooled / pooled.norm()
+        rows.append((total / total.norm()).numpy())
+    return np.stack(rows)
+
+
+def run(split: Split, embedder: Embedder, out: Path, **options: Any) -> Path:
+    return extract.extract(split, embedder, out, **({"device": "cpu", "batch_size": 4, "shard_size": 4} | options))
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """List every image that is opened from now on."""
+    opened: list[str] = []
+    real = dataset.read_image
+
+    def read(path: str | Path) -> Image.Image:
+        opened.append(Path(path).name)
+        return real(path)
+
+    monkeypatch.setattr(dataset, "read_image", read)
+    return opened
+
+
+def cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    return (a.astype(np.float64) * b).sum(axis=1)
+
+
+# --- the definition -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scales", [SCALES, (1,), (0.5, 1.3)])
+def test_extraction_is_one_image_at_a_time(
+    split: Split, embedder: Embedder, scales: tuple[float, ...], tmp_path: Path
+) -> None:
+    rows = load_descriptors(run(split, embedder, tmp_path / "out", scales=scales))
+    assert rows.shape == (10, embedder.dim) and rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    naive = one_by_one(split, embedder, scales)
+    assert cosine(rows, naive).min() > 1 - 1e-5
+    np.testing.assert_allclose(rows, naive, atol=2e-5)
+
+
+def test_one_scale_is_the_network_itself(split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    rows = load_descriptors(run(split, embedder, tmp_path / "out", scales=(1,)))
+    for i in range(len(split)):
+        pixels = np.asarray(dataset.read_image(split.file(i)), dtype=np.float32) / 255
+        with torch.inference_mode():
+            alone = embedder(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0]
+        np.testing.assert_allclose(rows[i], alone, atol=1e-5)
+
+
+def test_company_does_not_matter(split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    reference = load_descriptors(run(split, embedder, tmp_path / "a"))
+    for n, (batch, shard) in enumerate([(1, 1), (3, 10), (16, 512), (2, 3)]):
+        path = run(split, embedder, tmp_path / f"b{n}", batch_size=batch, shard_size=shard, workers=n + 1)
+        np.testing.assert_allclose(load_descriptors(path), reference, atol=1e-5)
+    order = np.random.default_rng(0).permutation(10)
+    shuffled = load_descriptors(run(split.take(order), embedder, tmp_path / "c"))
+    np.testing.assert_allclose(shuffled, reference[order], atol=1e-5)
+
+
+def test_a_stage_and_a_projector_too(split: Split, tmp_path: Path) -> None:
+    network = backbone._build(Recipe("test_resnet", stage=2, projector=9, seed=4), "short")
+    rows = load_descriptors(run(split, network, tmp_path / "out"))
+    assert rows.shape == (10, 9)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+# --- what lies in the folder ----------------------------------------------------------------------------------------
+
+
+def test_the_folder_says_what_made_it(split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    path = run(split, embedder, tmp_path / "new" / "out", scales=(1, 0.5))
+    assert path == tmp_path / "new" / "out" / "descriptors.npy"
+    assert sorted(p.name for p in path.parent.iterdir()) == ["descriptors.npy", "labels.npy", "recipe.json"]
+    recipe = json.loads((path.parent / "recipe.json").read_text())
+    assert recipe == load_recipe(path) == load_recipe(path.parent)
+    assert recipe["weights_sha256"] == embedder.weights_sha256()
+    assert recipe["scales"] == [1.0, 0.5] and recipe["images"] == 10 and recipe["dim"] == embedder.dim
+    assert recipe["network"]["arch"] == "test_resnet" and recipe["skipped"] == []
+    assert recipe["versions"]["metlib"] == __version__ and recipe["versions"]["torch"].startswith(torch.__version__[:4])
+    assert {"timm", "numpy", "pillow", "python"} <= set(recipe["versions"])
+    hashes = {recipe["images_sha256"]}
+    for n, other in enumerate([split.take(range(9)), split.take(range(9, -1, -1)), relabelled(split)]):
+        hashes.add(load_recipe(run(other, embedder, tmp_path / f"{n}", scales=(1,)))["images_sha256"])
+    assert len(hashes) == 4
+    assert np.array_equal(np.load(path.parent / "labels.npy"), split.labels)
+    assert load_labels(path).dtype == np.int64 and np.array_equal(load_labels(path.parent), split.labels)
+    assert np.array_equal(load_descriptors(path), load_descriptors(path.parent))
+
+
+def relabelled(split: Split) -> Split:
+    return Split(split.paths, split.labels + 1, split.root)
+
+
+def test_a_finished_folder_is_returned_at_once(
+    split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run(split, embedder, tmp_path / "out")
+    before = path.stat().st_mtime_ns
+    opened = count_reads(monkeypatch)
+    assert run(split, embedder, tmp_path / "out", batch_size=7, shard_size=3) == path
+    assert not opened and path.stat().st_mtime_ns == before
+    for file in split.root.iterdir():  # images are large: they may be gone by then
+        file.unlink()
+    assert run(split, embedder, tmp_path / "out") == path
+
+
+def test_readers_refuse_what_is_not_there_or_damaged(split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    for missing in (tmp_path / "none", tmp_path / "none" / "descriptors.npy"):
+        with pytest.raises(FileNotFoundError, match=r"descriptors.*isn't finished|none.*isn't finished"):
+            load_descriptors(missing)
+    path = run(split, embedder, tmp_path / "out")
+    good = path.read_bytes()
+    huge = good.replace(b"(10, 96)", b"(9999999999, 96)".ljust(8))
+    damaged = {"cut": good[:-5], "empty": b"", "text": b"hello", "zip": b"PK\x03\x04" + good, "huge": huge}
+    for content in damaged.values():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"descriptors\.npy is damaged"):
+            load_descriptors(path)
+    for array in (np.ones((3, 4)), np.ones(4, np.float32)):
+        np.save(path, array)
+        with pytest.raises(ValueError, match="expected float32 with 2 axes"):
+            load_descriptors(path)
+    for bad, word in ((np.nan, "NaN"), (0, "zero")):
+        np.save(path, np.full((2, 3), bad, np.float32))
+        with pytest.raises(ValueError, match=word):
+            load_descriptors(path)
+    np.save(path, np.array([{}]), allow_pickle=True)
+    with pytest.raises(ValueError, match="damaged"):
+        load_descriptors(path)
+    for text in ("{", "[1]"):
+        (path.parent / "recipe.json").write_text(text)
+        with pytest.raises(ValueError, match=r"recipe.json"):
+            load_recipe(path)
+
+
+# --- kill and resume ------------------------------------------------------------------------------------------------
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    sys.path[:0] = [{root!r}, {tests!r}]
+    import test_extract as t
+    from metlib import backbone, dataset, extract
+    network = backbone._build(backbone.Recipe("test_resnet", seed=1), "tiny")
+    real, opened = dataset.read_image, []
+    def read(path):
+        opened.append(path)
+        if Path(path).name == "9.jpg":  # the third shard: the first two are written before it is needed
+            while len(list(Path({out!r}).glob("shards/[0-9]*.npy"))) < 2:
+                pass
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(path)
+    dataset.read_image = read
+    t.run(t.paint(Path({images!r})), network, Path({out!r}))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+def test_a_killed_run_resumes(
+    split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    program = textwrap.dedent(KILLED).format(
+        root=str(ROOT), tests=str(ROOT / "tests"), out=str(out), images=str(split.root)
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    shards = {p.name: p.stat().st_mtime_ns for p in (out / "shards").glob("[0-9]*.npy")}
+    assert len(shards) == 2 and not (out / "descriptors.npy").exists()
+    with pytest.raises(FileNotFoundError, match="isn't finished"):
+        load_descriptors(out)
+    opened = count_reads(monkeypatch)
+    resumed = run(split, embedder, out)
+    assert sorted(opened) == ["8.png", "9.jpg"]  # the third shard only
+    whole = run(split, embedder, tmp_path / "whole")
+    assert np.array_equal(load_descriptors(resumed), load_descriptors(whole))
+    assert np.array_equal(load_labels(resumed), load_labels(whole))
+    assert sorted(p.name for p in out.iterdir()) == ["descriptors.npy", "labels.npy", "recipe.json"]
+
+
+def stop_after(n_images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the run end with an error when it has described n images."""
+    real, seen = extract._multiscale, [0]
+
+    def multiscale(network: Embedder, pixels: Any, scales: Any) -> Any:
+        if seen[0] >= n_images:
+            raise KeyboardInterrupt
+        seen[0] += len(pixels)
+        return real(network, pixels, scales)
+
+    monkeypatch.setattr(extract, "_multiscale", multiscale)
+
+
+def interrupted(split: Split, embedder: Embedder, out: Path) -> list[Path]:
+    """Leave a folder with two of three shards."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(8, patch)
+        run(split, embedder, out)
+    shards = sorted((out / "shards").iterdir())
+    assert len(shards) == 2
+    return shards
+
+
+@pytest.mark.parametrize("finish", [False, True])
+def test_another_recipe_is_refused(finish: bool, split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    if finish:
+        run(split, embedder, out)
+    else:
+        interrupted(split, embedder, out)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    other_weights = backbone._build(Recipe("test_resnet", seed=2), "tiny")
+    other_pixels = Embedder(embedder.trunk, replace(embedder.recipe, mean=(0, 0, 0)), "tiny").eval()
+    for key, arguments, options in (
+        ("scales", (split, embedder), {"scales": (1,)}),
+        ("weights_sha256", (split, other_weights), {}),
+        ("network", (split, other_pixels), {}),
+        ("images", (split.take(range(9)), embedder), {}),
+        ("images_sha256", (split.take(range(9, -1, -1)), embedder), {}),
+        ("images_sha256", (relabelled(split), embedder), {}),
+    ):
+        with pytest.raises(ValueError, match=rf"another recipe: its {key} is .* yours .*Name another folder"):
+            run(*arguments, out, **options)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_a_tuple_in_the_recipe_does_not_hinder_resuming(split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    network = Embedder(embedder.trunk, replace(embedder.recipe, training={"steps": (1, 2)}), "tiny").eval()
+    interrupted(split, network, tmp_path / "out")
+    run(split, network, tmp_path / "out")
+
+
+def test_foreign_folders_are_left_alone(split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    interrupted(split, embedder, out)
+    (out / "recipe.json").unlink()  # whose shards are these now?
+    with pytest.raises(ValueError, match=r"holds files but no recipe.json.*new or empty folder"):
+        run(split, embedder, out)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"holds files but no recipe.json"):
+        run(split, embedder, tmp_path / "mine")
+    (tmp_path / "started").mkdir()
+    (tmp_path / "started" / ".recipe.json.abc.tmp").write_text("{")  # killed at the first step
+    path = run(split, embedder, tmp_path / "started")
+    assert sorted(p.name for p in path.parent.iterdir()) == ["descriptors.npy", "labels.npy", "recipe.json"]
+
+
+def test_a_damaged_shard_is_named(split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    shards = interrupted(split, embedder, tmp_path / "out")
+    for content in (shards[0].read_bytes()[:-9], b"", shards[0].read_bytes().replace(b"(4, 96)", b"(9, 96)")):
+        shards[0].write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{shards[0].name} is damaged .*delete this one file and run again"):
+            run(split, embedder, tmp_path / "out")
+        assert not (tmp_path / "out" / "descriptors.npy").exists()
+    shards[0].unlink()
+    path = run(split, embedder, tmp_path / "out")
+    np.testing.assert_array_equal(load_descriptors(path), load_descriptors(run(split, embedder, tmp_path / "b")))
+
+
+def test_changed_images_are_described_again(
+    split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(split, embedder, tmp_path / "out")
+    Image.new("RGB", (80, 60), (200, 30, 10)).save(split.file(5))
+    opened = count_reads(monkeypatch)
+    path = run(split, embedder, tmp_path / "out")
+    assert sorted(opened) == ["4.jpg", "5.jpg", "6.jpg", "7.jpg", "8.png", "9.jpg"]
+    np.testing.assert_array_equal(load_descriptors(path), load_descriptors(run(split, embedder, tmp_path / "b")))
+    Image.new("RGB", (50, 50), (0, 30, 10)).save(split.file(2))
+    with pytest.raises(ValueError, match=r"2.jpg changed since .*delete that folder"):
+        run(split, embedder, tmp_path / "out")
+
+
+# --- images that can't be used --------------------------------------------------------------------------------------
+
+
+def damage(split: Split, *rows: int) -> dict[int, bytes]:
+    """Cut files in half; what they were is given back."""
+    before = {i: split.file(i).read_bytes() for i in rows}
+    for i, content in before.items():
+        split.file(i).write_bytes(content[: len(content) // 2])
+    return before
+
+
+def test_a_corrupt_image_stops_the_run_which_resumes_when_it_is_mended(
+    split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = load_descriptors(run(split, embedder, tmp_path / "a"))
+    before = damage(split, 6)
+    with pytest.raises(OSError, match=r"6\.jpg: .*Replace it and run again .*on_error='skip'"):
+        run(split, embedder, tmp_path / "out")
+    assert not (tmp_path / "out" / "descriptors.npy").exists()
+    split.file(6).write_bytes(before[6])
+    opened = count_reads(monkeypatch)
+    np.testing.assert_array_equal(load_descriptors(run(split, embedder, tmp_path / "out")), reference)
+    assert "0.jpg" not in opened and "6.jpg" in opened  # the first shard was finished
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "text", "small", "folder"])
+def test_every_kind_of_bad_image_is_named(how: str, split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    file = split.file(2)
+    file.unlink()
+    if how == "small":
+        Image.new("RGB", (7, 90)).save(file)
+    elif how == "folder":
+        file.mkdir()
+    elif how != "missing":
+        file.write_text("" if how == "empty" else "no image")
+    with pytest.raises(OSError, match=r"2\.jpg.*on_error='skip'"):
+        run(split, embedder, tmp_path / "out")
+    run(split, embedder, tmp_path / "out", on_error="skip")
+    assert load_recipe(tmp_path / "out")["skipped"] == ["2.jpg"]
+
+
+def test_skipped_images_leave_descriptors_and_labels(split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    reference = load_descriptors(run(split, embedder, tmp_path / "a"))
+    damage(split, 0, 6, 7)
+    path = run(split, embedder, tmp_path / "out", on_error="skip")
+    keep = [1, 2, 3, 4, 5, 8, 9]
+    assert load_recipe(path)["skipped"] == ["0.jpg", "6.jpg", "7.jpg"]
+    assert np.array_equal(load_labels(path), split.labels[keep])
+    np.testing.assert_allclose(load_descriptors(path), reference[keep], atol=1e-5)
+    assert run(split, embedder, tmp_path / "out", on_error="skip") == path
+    with pytest.raises(OSError, match=r"3 images were skipped before, the first .*0\.jpg.*on_error='skip'"):
+        run(split, embedder, tmp_path / "out")
+
+
+def test_a_split_without_one_readable_image(split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    damage(split, *range(10))
+    with pytest.raises(ValueError, match="none of the 10 images"):
+        run(split, embedder, tmp_path / "out", on_error="skip")
+    assert not (tmp_path / "out" / "descriptors.npy").exists()
+
+
+def test_a_descriptor_without_direction_names_its_image(split: Split, tmp_path: Path) -> None:
+    network = backbone._build(Recipe("test_resnet", seed=1, projector=4), "broken")
+    for value in (float("nan"), 0.0):
+        with torch.no_grad():
+            network.projector.weight.fill_(value)
+            network.projector.bias.fill_(value)
+        with pytest.raises(ValueError, match=r"images/0\.jpg: broken gives a descriptor that is NaN or zero"):
+            run(split, network, tmp_path / f"out{value}")
+        assert not list((tmp_path / f"out{value}").glob("shards/*"))
+
+
+def test_what_the_network_cannot_take_names_its_image(split: Split, tmp_path: Path, embedder: Embedder) -> None:
+    with pytest.raises(RuntimeError, match=r"tiny can't describe .*64 x 48 pixels at scales \(0.001,\) on cpu.*0\.jpg"):
+        run(split, embedder, tmp_path / "out", scales=(0.001,))
+
+
+@pytest.mark.parametrize("victim", ["shards", "recipe.json", "labels.npy", "descriptors.npy"])
+def test_a_full_disk_leaves_nothing_half_written(
+    victim: str, split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real = tmp_path / "out", os.fsync
+
+    def fsync(handle: int) -> None:
+        name = str(Path(f"/proc/self/fd/{handle}").readlink())
+        if f"out/{victim}" in name or f"out/.{victim}" in name:
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("needs /proc to tell files apart")
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="disk is full: free some space and run again"):
+        run(split, embedder, out)
+    assert not (out / "descriptors.npy").exists() and not list(out.rglob("*.tmp"))
+    monkeypatch.undo()
+    resumed = run(split, embedder, out)
+    np.testing.assert_array_equal(load_descriptors(resumed), load_descriptors(run(split, embedder, tmp_path / "b")))
+
+
+# --- arguments ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scales": ()}, "scales must be positive numbers"),
+        ({"scales": (1, 0)}, "scales must be positive numbers"),
+        ({"scales": (1, float("nan"))}, "scales must be positive numbers"),
+        ({"scales": (float("inf"),)}, "scales must be positive numbers"),
+        ({"on_error": "ignore"}, "on_error must be 'raise' or 'skip', got 'ignore'"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"shard_size": -1}, "shard_size must be at least 1, got -1"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"device": "abacus"}, "device 'abacus' can't be used here .*cuda, mps or cpu"),
+        ({"device": "cuda:99"}, "device 'cuda:99' can't be used here"),
+    ],
+)
+def test_bad_arguments(options: dict[str, Any], message: str, split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(split, embedder, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_split_and_an_unknown_option(split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no images"):
+        run(split.take([]), embedder, tmp_path / "out")
+    with pytest.raises(TypeError, match="batchsize"):
+        run(split, embedder, tmp_path / "out", batchsize=3)
+
+
+def test_the_device_is_found(split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert extract._find_device() == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert extract._find_device() == "mps"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert extract._find_device() == "cpu"
+    assert load_descriptors(run(split, embedder, tmp_path / "out", device=None)).shape == (10, embedder.dim)
+
+
+def test_cudnn_stays_on_and_tf32_off(split: Split, embedder: Embedder) -> None:
+    seen = []
+
+    class Spy(torch.nn.Module):
+        dim = 3
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32, x.dtype, x.shape))
+            return torch.ones(len(x), 3)
+
+    before = torch.backends.cudnn.enabled
+    extract._multiscale(Spy(), torch.zeros(2, 64, 48, 3, dtype=torch.uint8), (1, 0.5))  # type: ignore[arg-type]
+    assert seen == [(True, False, torch.float32, (2, 3, 64, 48)), (True, False, torch.float32, (2, 3, 32, 24))]
+    assert torch.backends.cudnn.enabled == before
+
+
+# --- a whole museum -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def museum(tmp_path: Path) -> Museum:
+    split = paint(tmp_path / "images", 20)
+    database = Split(split.paths[:8], np.arange(8), split.root)
+    val = Split(split.paths[8:14], np.array([0, 1, -1, 2, -1, 3]), split.root)
+    test = Split(split.paths[14:], np.array([4, -1, 5, 6, -1, 7]), split.root)
+    return Museum(database, val, test, tmp_path, "ours", "full")
+
+
+def test_describe_repeats_nothing(
+    museum: Museum, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = describe(museum, embedder, tmp_path / "work", device="cpu")
+    assert full.museum.database is museum.database
+    for split, name in museum.splits():
+        alone = load_descriptors(run(split, embedder, tmp_path / name))
+        np.testing.assert_allclose(getattr(full, name), alone, atol=1e-5)
+    opened = count_reads(monkeypatch)
+    describe(museum, embedder, tmp_path / "work", device="cpu")
+    assert not opened
+    mini = Museum(museum.database.take(range(5)), museum.val, museum.test, tmp_path, "ours", "mini")
+    described = describe(mini, embedder, tmp_path / "work", device="cpu")
+    assert sorted(opened) == sorted(str(path) for path in mini.database.paths)  # val and test were there
+    assert np.array_equal(described.val, full.val) and described.museum.kind == "mini"
+    assert np.allclose(described.database, full.database[:5], atol=1e-5)
+    for options in ({"scales": (1,)},):
+        other = describe(museum, embedder, tmp_path / "work", device="cpu", **options)
+        assert not np.allclose(other.val, full.val)
+    other = describe(museum, backbone._build(Recipe("test_resnet", seed=2), "tiny"), tmp_path / "work", device="cpu")
+    assert not np.allclose(other.val, full.val)  # of the same name, but other weights: another folder
+
+
+def test_describe_aligns_the_museum_with_what_was_skipped(museum: Museum, embedder: Embedder, tmp_path: Path) -> None:
+    damage(museum.database, 3)
+    damage(museum.test, 1)
+    with pytest.raises(OSError, match=r"3\.png"):
+        describe(museum, embedder, tmp_path / "strict", device="cpu")
+    described = describe(museum, embedder, tmp_path / "work", device="cpu", on_error="skip")
+    assert list(described.museum.database.labels) == [0, 1, 2, 4, 5, 6, 7]
+    assert list(described.museum.test.labels) == [4, 5, 6, -1, 7]
+    assert described.museum.val is museum.val and described.museum.name == "ours"
+    assert (len(described.database), len(described.val), len(described.test)) == (7, 6, 5)
+    for split, name in described.museum.splits():
+        assert cosine(getattr(described, name), one_by_one(split, embedder)).min() > 1 - 1e-5
+
+
+def test_described_checks_lengths(museum: Museum) -> None:
+    rows = {split: np.ones((n, 3), np.float32) for split, n in (("database", 8), ("val", 6), ("test", 6))}
+    Described(museum, **rows)
+    for name in rows:
+        with pytest.raises(ValueError, match=rf"{name}: \d descriptors but \d labels"):
+            Described(museum, **(rows | {name: np.ones((7, 3), np.float32)}))
+
+
+# --- the authors' pickle --------------------------------------------------------------------------------------------
+
+
+def official(dtype: str = "<f4") -> dict[str, NDArray[Any]]:
+    generator = np.random.default_rng(0)
+    sizes = {"train_descriptors": 5, "val_descriptors": 3, "test_descriptors": 4}
+    return {name: generator.normal(size=(n, 6)).astype(dtype) for name, n in sizes.items()}
+
+
+def write(tmp_path: Path, content: Any, protocol: int = 4) -> Path:
+    path = tmp_path / "descriptors.pkl"
+    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol))
+    return path
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])
+def test_the_authors_arrays_come_back(protocol: int, dtype: str, tmp_path: Path) -> None:
+    content = official(dtype)
+    content["val_descriptors"] = np.asfortranarray(content["val_descriptors"])
+    content["test_descriptors"] = content["test_descriptors"][::2]
+    read = read_official(write(tmp_path, content, protocol))
+    assert list(read) == list(content)
+    for name, array in read.items():
+        assert array.dtype == np.float32 and array.flags.c_contiguous and array.flags.writeable
+        np.testing.assert_array_equal(array, content[name].astype(np.float32))
+
+
+@pytest.mark.parametrize("protocol", [0, 2])
+def test_files_of_either_numpy_are_read(protocol: int, tmp_path: Path) -> None:
+    data = pickle.dumps(official(), protocol)
+    old, new = (data.replace(b"numpy._core", b"numpy.core"), data.replace(b"numpy.core", b"numpy._core"))
+    assert old != new or np.__version__ < "2"
+    for version in (old, new):
+        np.testing.assert_array_equal(
+            read_official(write(tmp_path, version))["val_descriptors"], official()["val_descriptors"]
+        )
+
+
+class Calls:
+    """Pickles as a call of anything with anything, and then a state."""
+
+    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
+        self.how = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self) -> Any:
+        return self.how
+
+
+RECONSTRUCT = np.zeros(1).__reduce__()[0]
+FROMBUFFER = np.zeros(1).__reduce_ex__(5)[0]
+F4 = np.dtype("<f4")
+
+
+def array_of(*state: Any) -> Calls:
+    return Calls(RECONSTRUCT, np.ndarray, (0,), b"b", state=state)
+
+
+def wild() -> Calls:
+    """Two made-up pointers as Python objects, which numpy's own __setstate__ accepts."""
+    objects = Calls(np.dtype, "O8", False, True, state=(3, "|", None, None, None, -1, -1, 0))
+    return array_of(1, (2,), objects, False, b"\x41" * 16)
+
+
+def hostile(marker: str) -> dict[str, Any]:
+    touch = f"open({marker!r}, 'w').close()"
+    rows = b"\0" * 16
+    return {
+        "os.system": Calls(os.system, f"touch {marker}"),
+        "eval": Calls(eval, touch),
+        "exec nested": {"train_descriptors": [({"x": Calls(exec, touch)},)]},
+        "subprocess": Calls(subprocess.Popen, ["touch", marker]),
+        "open": Calls(io.open, marker, "w"),
+        "as a state": Calls(RECONSTRUCT, np.ndarray, (0,), b"b", state=Calls(eval, touch)),
+        "as an argument": Calls(np.dtype, Calls(eval, touch), False, True),
+        "numpy.load": f"cnumpy\nload\n(V{marker}\ntR.".encode(),
+        "numpy.save": b"cnumpy\nsave\n(V" + marker.encode() + b"\nI1\ntR.",
+        "numpy file": b"cnumpy\nndarray.tofile\n(V" + marker.encode() + b"\ntR.",
+        "stack global": b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c" + bytes([len("touch " + marker)])
+        + f"touch {marker}".encode() + b"\x85R.",
+        "inst": f"(S'touch {marker}'\nios\nsystem\n.".encode(),
+        "runpy": b"crunpy\nrun_path\n(Vx.py\ntR.",
+        "objects": {"x": np.array([[1, "a"]], dtype=object)},
+        "records": {"x": np.zeros((2, 2), dtype=[("a", "f4")])},
+        "texts": {"x": np.array([["a"]])},
+        "integers": {"x": np.zeros((2, 2), dtype=int)},
+        "1-D": {"x": np.zeros(3, dtype=np.float32)},
+        "3-D": {"x": np.zeros((3, 3, 3), dtype=np.float32)},
+        "scalar": {"x": np.float32(3)},
+        "list": [np.zeros((2, 2), dtype=np.float32)],
+        "array": np.zeros((2, 2), dtype=np.float32),
+        "number": {"x": 3},
+        "dtype": {"x": F4},
+        "bytes": {"x": b"abc"},
+        "key": {3: np.zeros((2, 2), dtype=np.float32)},
+        "nothing": {},
+        "huge shape": {"x": array_of(1, (2**40, 2**20), F4, False, rows)},
+        "overflowing shape": {"x": array_of(1, (2**62, 4), F4, False, rows)},
+        "negative shape": {"x": array_of(1, (-1, 2), F4, False, rows)},
+        "no values": {"x": Calls(RECONSTRUCT, np.ndarray, (0,), b"b")},
+        "huge ndarray": {"x": Calls(np.ndarray, (2**20, 2**20))},
+        "ndarray": {"x": Calls(np.ndarray, (2, 2))},
+        "huge buffer": {"x": Calls(FROMBUFFER, rows, F4, (2**40, 4), "C")},
+        "text buffer": {"x": Calls(FROMBUFFER, "0000", F4, (1, 1), "C")},
+        "order": {"x": Calls(FROMBUFFER, rows, F4, (2, 2), "X")},
+        "pointers": {"x": wild()},
+        "pointers followed": {"x": Calls(FROMBUFFER, b"1234", np.dtype("u1"), wild(), "C")},
+        "dtype state": {"x": array_of(1, (2, 2), Calls(np.dtype, "f4", False, True, state=(3, 5, 5, 5)), False, rows)},
+        "codec": {"x": b"c_codecs\nencode\n(Vabc\nVzip\ntR."},
+        "raw codec": b"c_codecs\nencode\n(Vabc\nVzip\ntR.",
+        "codec of a kind": b"c_codecs\nencode\n(I3\nVlatin1\ntR.",
+        "state of a function": b"c_codecs\nencode\n}S'__globals__'\nI1\nsb.",
+        "slots of a function": b"c_codecs\nencode\n(N}S'__defaults__'\n)stb.",
+        "extension": b"\x80\x02\x82\x01.",
+        "persistent": b"Pabc\n.",
+        "deep": b"(" * 200_000 + b"t" * 200_000 + b".",
+        "empty": b"",
+        "garbage": b"\x00\xff garbage",
+        "torch": b"\x80\x02ctorch._utils\n_rebuild_tensor\n(tR.",
+        "truncated": pickle.dumps(official(), 4)[:-50],
+        "cut short": pickle.dumps(official(), 2)[:40],
+        "long": b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f" + b"abc.",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", hostile("/marker"))
+def test_a_hostile_or_damaged_pickle_runs_nothing(case: str, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    content = hostile(str(marker))[case]
+    for protocol in (2, 4, 5):
+        with pytest.raises(ValueError, match=r"descriptors\.pkl"):
+            read_official(write(tmp_path, content, protocol))
+    time.sleep(0.05 if case == "subprocess" else 0)
+    assert [p.name for p in tmp_path.iterdir()] == ["descriptors.pkl"]
+    read_official(write(tmp_path, official()))  # and it left nothing changed behind
+
+
+def test_a_missing_pickle(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.pkl"):
+        read_official(tmp_path / "none.pkl")
