@@ -565,7 +565,7 @@ def test_bombs(monkeypatch, tmp_path) -> None:
 
 def test_a_stop_while_unpacking_leaves_no_half_folder(site, monkeypatch, tmp_path) -> None:
     serve(site, monkeypatch, test_met=packed({f"{i}.jpg": b"x" for i in range(4)}))
-    extract, count = tarfile.TarFile.extract, iter(range(9))
+    extract, count = tarfile.TarFile.extractfile, iter(range(9))
 
     def stopped(self, *args, **kwargs):
         if next(count) == 2:
@@ -573,7 +573,7 @@ def test_a_stop_while_unpacking_leaves_no_half_folder(site, monkeypatch, tmp_pat
         return extract(self, *args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tarfile.TarFile, "extract", stopped)
+        patch.setattr(tarfile.TarFile, "extractfile", stopped)
         download(tmp_path, "test_met", url=site.url)
     assert not list((tmp_path / "images").iterdir())
     litter = tmp_path / "images" / ".test_met.unpacking"  # what a kill -9 leaves
