@@ -39,13 +39,16 @@ COMMON = ("data_root", "backbone", "database", "work_dir", "figures_dir", "seed"
 
 SETUP = """\
 # Setup, the same in every notebook: where metlib is missing (Colab), it is installed beside the torch there.
+import os
 import subprocess
 import sys
 from importlib import metadata, util
 from pathlib import Path
 
+if Path("../pyproject.toml").is_file():
+    os.chdir("..")  # from notebooks/ to the project, so that paths mean the same however this page is run
 if util.find_spec("metlib") is None:
-    places = ("..", ".", "/content/metlib", "/content/drive/MyDrive/metlib")
+    places = (".", "/content/metlib", "/content/drive/MyDrive/metlib")
     source = next((place for place in places if (Path(place) / "pyproject.toml").is_file()), {source!r})
     if source is None:
         raise ModuleNotFoundError(f"no metlib, and no checkout in {{', '.join(places)}}: upload or mount one")

@@ -237,10 +237,13 @@ def test_wishes_reach_the_notebooks_that_know_them_with_the_default_s_type() -> 
 # --- the setup cell and the badges ---
 
 
-def test_the_setup_cell_leaves_an_installed_metlib_alone_and_is_short(tmp_path: Path) -> None:
+def test_the_setup_cell_leaves_an_installed_metlib_alone_and_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = notebooks.setup_cell()
-    assert len([line for line in source.splitlines() if line.strip()]) <= 16
-    space = {"data_root": str(tmp_path)}
+    assert len([line for line in source.splitlines() if line.strip()]) <= 19
+    monkeypatch.chdir(tmp_path)
+    space = {"data_root": str(tmp_path), "seed": 0}
     exec(source, space)
     assert space["data_root"] == tmp_path
 
@@ -256,11 +259,12 @@ def test_without_metlib_the_setup_cell_installs_the_checkout_beside_the_torch_th
     monkeypatch.chdir(tmp_path / "notebooks")
     if notebooks.address() is None:
         with pytest.raises(ModuleNotFoundError, match="no metlib, and no checkout"):
-            exec(notebooks.setup_cell(), {"data_root": str(tmp_path)})
+            exec(notebooks.setup_cell(), {"data_root": str(tmp_path), "seed": 0})
     (tmp_path / "pyproject.toml").touch()
-    exec(notebooks.setup_cell(), {"data_root": str(tmp_path)})
+    exec(notebooks.setup_cell(), {"data_root": str(tmp_path), "seed": 0})
     pins = ["torch==2.6.0+cu124", "torchvision==0.21.0"]
-    assert calls[-1] == [sys.executable, "-m", "pip", "install", "--quiet", *pins, ".."]
+    assert calls[-1] == [sys.executable, "-m", "pip", "install", "--quiet", *pins, "."]
+    assert Path.cwd() == tmp_path
 
 
 @pytest.mark.parametrize("address", [None, "https://example.org/a/b", "https://github.com/some/where"])

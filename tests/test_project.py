@@ -234,7 +234,9 @@ def test_links_between_notebooks_are_alive(path: Path, notebook: nbformat.Notebo
 
 
 @pytest.fixture
-def make() -> str:
+def make(monkeypatch: pytest.MonkeyPatch) -> str:
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of the `make test` that runs these tests
+        monkeypatch.delenv(name, raising=False)
     return shutil.which("make") or pytest.skip("no make on this machine")
 
 
