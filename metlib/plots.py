@@ -172,22 +172,31 @@ def histogram_counts(counts: Mapping[str, int], *, ax: Axes | None = None, xlabe
 
 @style()
 def similarity_histogram(
-    groups: Mapping[str, ArrayLike], *, ax: Axes | None = None, xlabel: str = "cosine similarity", bins: int = 40
+    groups: Mapping[str, ArrayLike],
+    *,
+    ax: Axes | None = None,
+    xlabel: str = "cosine similarity",
+    bins: int | ArrayLike = 20,
 ) -> Axes:
-    """Draw the density of each group's values over common bins; `groups` maps names to (n,) finite values."""
-    if not groups:
-        raise ValueError("no groups: expected names and values of at least one")
-    values = {name: _vector(group, f"group {name!r}") for name, group in groups.items()}
-    edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins)
+    """Draw the density of each group's values over common bins; `groups` maps names to (n,) finite values.
+
+    `bins` is a number of equal bins, or their edges. A group without values is named in the legend only.
+    """
+    values = {name: _vector(group, f"group {name!r}") for name, group in groups.items() if np.size(group)}
+    if not values:
+        raise ValueError("no groups with values: expected names and values of at least one")
+    edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins)  # type: ignore[call-overload]
     ax = _axes(ax, 7.0, 3.8)
-    for number, (name, group) in enumerate(values.items()):
+    for number, name in enumerate(groups):
+        group = values.get(name, np.empty(0))
         colour = _colour(name, CYCLE[number % len(CYCLE)])
-        density = np.histogram(group, edges, density=True)[0]
+        density = np.histogram(group, edges, density=True)[0] if len(group) else np.zeros(len(edges) - 1)
         ax.stairs(density, edges, fill=True, color=colour, alpha=0.22)
         label = f"{name} (n = {len(group):,})"
         ax.stairs(density, edges, color=colour, lw=1.8, ls=LINES[number % len(LINES)], label=label)
     ax.set(xlabel=xlabel, ylabel="density", ylim=(0, None))
-    _legend_above(ax, min(3, len(values)))
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    _legend_above(ax, min(3, len(groups)))
     return ax
 
 
@@ -342,7 +351,7 @@ def heatmap(
         ax=ax,
     )
     ax.tick_params(rotation=0, length=0)
-    ax.set(xlabel="temperature τ", ylabel="neighbours k")
+    ax.set(xlabel="tau", ylabel="k")
     if best is not None:
         if best[0] not in ks or best[1] not in taus:
             raise ValueError(f"best {best}: expected (k, tau) among ks {list(ks)} and taus {list(taus)}")
