@@ -96,11 +96,14 @@ def extract(
     Shards of `shard_size` images are written whole; a run that was killed resumes after the last one, and a finished
     folder is returned at once. An image that can't be read raises OSError with its path; with `on_error="skip"` it is
     listed under `skipped` in `recipe.json` and leaves its row out of descriptors and labels.
-    Raises ValueError where `out` holds another recipe, or images that changed since (their number of bytes did);
-    RuntimeError, with an image's path, where the network can't take such images.
+    Raises ValueError where `out` holds another recipe, or images that changed since (in a finished folder, the
+    number of bytes of up to 2,000 of them is compared, where they still exist). One run at a time for one `out`.
+    Raises RuntimeError, with an image's path, where the network can't take such images.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+    if isinstance(scales, str | float | int):
+        raise ValueError(f"scales must be a sequence of numbers such as (1, 0.5), got {scales!r}")
     if not len(scales) or not all(0 < scale < math.inf for scale in scales):
         raise ValueError(f"scales must be positive numbers, at least one, got {scales!r}")
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size), ("workers", workers)):
@@ -109,6 +112,8 @@ def extract(
     if not len(split):
         raise ValueError(f"the split of {split.root} has no images: nothing to describe")
     out = Path(out)
+    if out.is_file():
+        raise ValueError(f"{out} is a file: name a folder for the descriptors, a new one or one to resume")
     recipe = _recipe(split, embedder, scales)
     finished = out / "descriptors.npy"
     _refuse_another_recipe(out, recipe, split, finished=finished.exists())
@@ -120,8 +125,6 @@ def extract(
     _refuse_missing_device(device)
     # Measured on 2 cores, images of one shape: batches of 16 take 1.4 to 4 times as long an image as batches of 2.
     batch_size = batch_size or (2 if torch.device(device).type == "cpu" else 16)
-    with replacing(out / "recipe.json", "w") as file:
-        json.dump(recipe, file, indent=1)
     shards = _plan_shards(split, shard_size)
     pending = [(shard, rows) for shard, rows in shards.items() if not (out / "shards" / shard).exists()]
     done = len(split) - sum(len(rows) for _, rows in pending)
@@ -150,6 +153,9 @@ def extract(
                         "Look at the image, then at the weights, or leave the image out of the split"
                     )
                 bar.update(len(places))
+            if not (out / "recipe.json").exists():  # before the first shard, which it explains
+                with replacing(out / "recipe.json", "w") as file:
+                    json.dump(recipe, file, indent=1)
             with replacing(out / "shards" / shard) as file:
                 np.save(file, array)
     return _assemble(split, shards, out, recipe, on_error)
@@ -193,7 +199,7 @@ def _batches(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise OSError(
                     f"can't read an image: {error}. Replace it and run again (what is finished is kept), "
-                    "or leave such images out with on_error='skip'"
+                    "or leave such images out with on_error='skip', or their rows out of the ground truth"
                 ) from error
             continue
         batch = same_shape[pixels.shape]
@@ -319,7 +325,7 @@ def _refuse_skipped(skipped: list[str], split: Split, on_error: str) -> None:
 
 
 def _sample(n: int) -> list[int]:
-    return sorted({round(i) for i in np.linspace(0, n - 1, 64)})
+    return sorted({round(i) for i in np.linspace(0, n - 1, min(n, 2000))})
 
 
 def _size(path: Path) -> int:
@@ -369,7 +375,7 @@ def load_labels(path: str | Path) -> NDArray[np.int64]:
 def load_recipe(path: str | Path) -> dict[str, Any]:
     """Read the `recipe.json` beside descriptors. Raises ValueError where it is damaged."""
     path = Path(path)
-    file = (path.parent if path.suffix == ".npy" else path) / "recipe.json"
+    file = (path if path.is_dir() else path.parent) / "recipe.json"
     try:
         recipe = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -44,15 +44,20 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        # numpy writes arrays past Python's file object, and reports a short write without an errno.
-        cut_short = error.errno is None and "requested and" in str(error)
-        if cut_short or error.errno in (errno.ENOSPC, errno.EDQUOT):
-            way_out = "the disk is full: free some space and run again, what was finished is kept"
-            raise OSError(error.errno or errno.ENOSPC, way_out, str(path)) from error
-        raise
+        raise explained(error, path) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def explained(error: OSError, path: Path) -> OSError:
+    """The error itself, or where it means a full disk, one that says which path and what to do."""
+    # numpy writes arrays past Python's file object, and reports a short write without an errno.
+    cut_short = error.errno is None and "requested and" in str(error)
+    if not cut_short and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    way_out = "the disk is full: free some space and run again, what was finished is kept"
+    return OSError(error.errno or errno.ENOSPC, way_out, str(path))
 
 
 def sync_folder(folder: Path) -> None:

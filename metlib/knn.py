@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import faiss
 import numpy as np
@@ -20,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from metlib.vectors import as_rows
 
+_RESULTS = 2**22  # neighbours asked for at once: with what sorting them takes, about 200 MiB
 _PAIRS = 16384  # similarities recomputed at once: 64 MiB of float32 for 512 dimensions, both sides
 
 
@@ -103,11 +103,14 @@ def search(database: ArrayLike, queries: ArrayLike, k: int) -> Neighbours:
     open_rows = np.arange(len(queries))  # queries whose k nearest aren't certain yet
     wide = min(int(k) + 8, n)  # a few more than asked: noise, or a tie, may push rows beyond the k-th place
     while len(open_rows):
-        s, i, beyond = _nearest(queries[open_rows], database, wide)
-        similarities[open_rows], indices[open_rows] = s[:, :k], i[:, :k]
-        if wide == n:
-            break
-        open_rows = open_rows[s[:, k - 1] <= beyond + noise[open_rows]]
+        still_open = []
+        block = max(_RESULTS // wide, 1)
+        for start in range(0, len(open_rows), block):
+            rows = open_rows[start : start + block]
+            s, i, beyond = _nearest(queries[rows], database, wide)
+            similarities[rows], indices[rows] = s[:, :k], i[:, :k]
+            still_open.append(rows[s[:, k - 1] <= beyond + noise[rows]])
+        open_rows = np.concatenate(still_open) if wide < n else np.empty(0, np.int64)
         wide = min(2 * wide, n)
     return Neighbours(similarities, indices)
 
@@ -173,7 +176,10 @@ def log_confidences(
     """
     for k in ks:
         if not isinstance(k, int | np.integer) or not 1 <= k <= neighbours.k:
-            raise ValueError(f"k must be an integer from 1 to {neighbours.k}, the neighbours searched, got {k!r}")
+            raise ValueError(
+                f"k must be an integer from 1 to {neighbours.k}, the neighbours searched, got {k!r}: "
+                "search for more of them, or leave this k out"
+            )
     if not isinstance(tau, int | float | np.integer | np.floating) or not (np.isfinite(tau) and tau > 0):
         raise ValueError(f"tau must be a positive number, got {tau!r}")
     first = _first_of_class(neighbour_labels(neighbours, database_labels))  # (Q, K)
@@ -239,8 +245,3 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, Q: ArrayLike) -> NDArray[np.int64]:
         """The labels (Q,) of queries (Q, D)."""
         return self.classify(Q).labels
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = False
-        return tags

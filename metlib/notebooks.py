@@ -142,6 +142,8 @@ def _read(name: str, text: str, default: Any) -> Any:
         value = float(value)
     if isinstance(default, tuple) and isinstance(value, list):
         value = tuple(value)
+    if default is None and isinstance(value, str):
+        raise Refused(f"-p {name} {text}: expected a number, a list or None")
     if default is not None and value is not None and type(value) is not type(default):
         raise Refused(f"-p {name} {text}: expected {type(default).__name__}, such as {default!r}")
     return value
@@ -251,9 +253,15 @@ def _is_code(cell: NotebookNode) -> bool:
 
 
 def _quiet() -> Config:
-    """Encrypt what kernels say where jupyter_client can; newer kernels print a warning about it otherwise."""
-    can = "transport_encryption" in KernelManager.class_trait_names()
-    return Config({"KernelManager": {"transport_encryption": "auto"}} if can else {})
+    """Keep kernels from writing between the lines of progress.
+
+    They tell when they are interrupted to shut down; newer ones warn unless what they say is encrypted, which is done
+    where jupyter_client can.
+    """
+    config = {"NotebookClient": {"extra_arguments": ["--log-level=50"]}}
+    if "transport_encryption" in KernelManager.class_trait_names():
+        config["KernelManager"] = {"transport_encryption": "auto"}  # type: ignore[dict-item]
+    return Config(config)
 
 
 # --- the setup cell, the badges ---
@@ -368,7 +376,7 @@ def course(options: argparse.Namespace) -> Path:
     paths = choose(options.notebooks, options.only)
     try:
         known = {path.name: parameters(nbformat.read(path, as_version=4)) for path in paths}
-    except ValueError as error:
+    except (ValueError, SyntaxError) as error:
         raise Refused(f"a notebook in {options.notebooks} can't be read: {error}") from None
     committed = (ROOT / "figures").resolve()  # its pictures are in git: only the default run may write there
     wished = (options.data, options.backbone, options.database, options.seed, options.parameter)

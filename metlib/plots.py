@@ -196,7 +196,7 @@ def similarity_histogram(
         ax.stairs(density, edges, color=colour, lw=1.8, ls=LINES[number % len(LINES)], label=label)
     ax.set(xlabel=xlabel, ylabel="density", ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(6))
-    _legend_above(ax, min(3, len(groups)))
+    ax.legend(loc="best")
     return ax
 
 
@@ -407,10 +407,9 @@ def reliability(
     size = 25 + 250 * number / number.max()
     ax.scatter(confidence, share, s=size, color=COLOURS["val"], ec="white", zorder=3, label="queries (n)")
     for x, y, n, s in zip(confidence, share, number, size, strict=True):
-        away = (3 + math.sqrt(s) / 2) * 0.8 * (1 if y < x else -1)  # to the outer side of the diagonal
-        place: dict[str, Any] = {"ha": "left", "va": "top"} if y < x else {"ha": "right", "va": "bottom"}
-        ax.annotate(f"{n:,.0f}", (x, y), (away, -away), textcoords="offset points", fontsize=9, **place)
-    ax.set(xlim=(-7, 107), ylim=(-7, 107), xlabel="mean confidence (%)", ylabel="answered right (%)")
+        above = 3 + math.sqrt(s) / 2  # points from the middle of the dot
+        ax.annotate(f"{n:,.0f}", (x, y), (0, above), textcoords="offset points", fontsize=9, ha="center", va="bottom")
+    ax.set(xlim=(-7, 107), ylim=(-7, 114), xlabel="mean confidence (%)", ylabel="answered right (%)")
     ax.set_aspect("equal")
     ax.legend(loc="upper left")
     return ax

@@ -27,7 +27,7 @@ from numpy.random import default_rng
 from metlib import dataset
 from metlib.atelier.brushes import PALETTES, Array, to_image
 from metlib.atelier.photographs import FORMATS, KINDS, NOT_ART, SCHOOLS, SHARES, Exhibit, query, studio, visit
-from metlib.files import replacing
+from metlib.files import explained, replacing
 from metlib.progress import track
 
 PAINTER = 1  # raise it when the same seed gives other pictures: a museum of an older painter is not this museum
@@ -167,7 +167,7 @@ def plan(n_exhibits: int, seed: int, n_val: int, n_test: int, distractors: float
     for name, n in (("val", n_val), ("test", n_test)):
         rows = asked[(start + np.arange(n)) % len(asked)]
         start += n + int(start + n < len(asked) and asked[start + n] == asked[start + n - 1])
-        other, plain = (max(1, round(n * distractors * share)) for share in (4 / 7, 3 / 7))
+        other, plain = (max(int(distractors > 0), round(n * distractors * share)) for share in (4 / 7, 3 / 7))
         queries[name] = [(int(row), "test_met", k) for k, row in enumerate(rows)]
         queries[name] += [(-1, "test_other", k) for k in range(other)] + [(-1, "test_noart", k) for k in range(plain)]
     return Catalogue(seed, ids, photos, series, places, queries)
@@ -240,6 +240,8 @@ def write_museum(
         if root.is_dir():
             root.rmdir()  # empty, as asked above; Windows doesn't rename onto a folder
         workshop.replace(root)
+    except OSError as error:
+        raise explained(error, root) from error
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
     return root
@@ -342,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         print(write_museum(options.root, options.exhibits, options.seed, size=options.size, workers=options.workers))
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         parser.exit(2, f"{error}\n")
 
 

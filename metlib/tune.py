@@ -45,9 +45,10 @@ def tune(
 ) -> Tuning:
     """Measure GAP for every (k, tau) and choose the best; of equal cells the smallest k, then smallest tau.
 
-    `database_labels` (N,), `truth` (Q,) with -1 for distractors. Raises ValueError for a k above the K
-    searched (leave it out: `fitting(KS, K)`), tau that isn't positive, and a split without positive queries.
+    `database_labels` (N,), `truth` (Q,) with -1 for distractors. The published `ks` are cut to the K that were
+    searched. Raises ValueError for another k above K, tau that isn't positive, a split without positive queries.
     """
+    ks, taus = (fitting(KS, neighbours.k) if ks is KS else tuple(ks)), tuple(taus)
     if not len(ks) or not len(taus):
         raise ValueError("the grid needs at least one k and one tau")
     predicted = classify(neighbours, database_labels, ks[0], taus[0]).labels  # the same in every cell

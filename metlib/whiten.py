@@ -42,7 +42,10 @@ class PCAWhitening(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             covariance += centred.T @ centred
         values, vectors = np.linalg.eigh(covariance / n)
         values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
-        rank = min(int((values > values[0] * max(n, D) * np.finfo(np.float64).eps).sum()), n - 1)
+        # Below these an eigenvalue is rounding: of the decomposition, and of descriptors stored as float32.
+        energy = float(np.einsum("nd,nd->", rows, rows, dtype=np.float64)) / n
+        noise = max(values[0] * max(n, D) * np.finfo(np.float64).eps, energy * np.finfo(np.float32).eps ** 2)
+        rank = min(int((values > noise).sum()), n - 1)
         if not rank:
             raise ValueError(f"these {n} x {D} descriptors have rank 0: whitening needs at least two different rows")
         if self.dim > rank:

@@ -708,3 +708,28 @@ def test_a_hostile_or_damaged_pickle_runs_nothing(case: str, tmp_path: Path) -> 
 def test_a_missing_pickle(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.pkl"):
         read_official(tmp_path / "none.pkl")
+
+
+def test_a_run_that_made_nothing_leaves_nothing_to_resume(split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    good = split.file(0).read_bytes()
+    split.file(0).write_bytes(b"no image")
+    with pytest.raises(OSError, match="can't read an image"):
+        extract.extract(split, embedder, tmp_path / "x")
+    split.file(0).write_bytes(good)
+    assert not (tmp_path / "x" / "recipe.json").exists()
+    extract.extract(split, embedder, tmp_path / "x", scales=(1,))  # another recipe is welcome here
+
+
+@pytest.mark.parametrize("scales", [1.0, "1", 1])
+def test_scales_are_a_sequence(split: Split, embedder: Embedder, tmp_path: Path, scales: Any) -> None:
+    with pytest.raises(ValueError, match="sequence"):
+        extract.extract(split, embedder, tmp_path / "x", scales=scales)
+
+
+def test_a_folder_may_be_called_npy_and_no_file_is_a_folder(split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    path = extract.extract(split, embedder, tmp_path / "val.npy", scales=(1,))
+    assert load_recipe(tmp_path / "val.npy") == load_recipe(path)
+    assert np.array_equal(load_descriptors(tmp_path / "val.npy"), np.load(path))
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file"):
+        extract.extract(split, embedder, tmp_path / "file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import io
 import re
 import shutil
@@ -278,3 +279,23 @@ def test_ci_runs_what_a_newcomer_types() -> None:
 def test_committed_pictures_are_small() -> None:
     for path in (ROOT / "figures").glob("*.png"):
         assert path.stat().st_size <= 200_000, f"{path.name} is larger than 200 KB"
+
+
+# --- the README ---
+
+
+def test_the_readme_shows_the_scores_of_the_committed_figures() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.split("<!-- scores: figures/00_the_whole_thing.csv -->")[1].split("<!-- /scores -->")[0]
+    shown = [re.findall(r"\d+\.\d", line) for line in table.strip().splitlines()[2:]]
+    with (ROOT / "figures" / "00_the_whole_thing.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [name + part for name in ("gap", "gap_minus", "acc") for part in ("", "_low", "_high")]
+    assert len(shown) == len(rows)
+    for words, row in zip(shown, rows, strict=True):  # another machine's last digits may differ
+        assert [float(word) for word in words] == pytest.approx([100 * float(row[name]) for name in names], abs=2)
+
+
+def test_the_readme_links_to_what_is_there() -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)\s]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), f"README.md: dead link {target}"

@@ -252,3 +252,18 @@ def test_the_command_line_paints_and_refuses(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit) as stop:
         synthetic.main([str(tmp_path / "other"), "--exhibits", "1"])
     assert stop.value.code == 2 and "n_exhibits = 1" in capsys.readouterr().err
+
+
+def test_no_distractors_means_none(tmp_path: Path) -> None:
+    museum = load(write_museum(tmp_path / "calm", n_exhibits=3, size=64, distractors=0))
+    assert (museum.val.labels >= 0).all() and (museum.test.labels >= 0).all()
+
+
+def test_a_notebook_paints_the_default_museum_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    painted: list[Path] = []
+    monkeypatch.setattr(synthetic, "write_museum", lambda root, seed: painted.append(Path(root)) or Path(root))
+    with pytest.raises(FileNotFoundError, match="my-museum"):
+        synthetic.find_or_paint(tmp_path / "my-museum")
+    assert synthetic.find_or_paint(tmp_path / "synthetic", 3) == tmp_path / "synthetic" == painted[0]
+    (tmp_path / "there").mkdir()
+    assert synthetic.find_or_paint(tmp_path / "there") == tmp_path / "there" and len(painted) == 1

@@ -166,3 +166,13 @@ def test_dimensions_that_cannot_be_are_refused(dims: tuple[int, ...], said: str)
     database, labels, queries, truth = collection()
     with pytest.raises(ValueError, match=said):
         choose_dim(database, labels, queries, truth, dims=dims)
+
+
+def test_the_published_ks_are_cut_to_what_was_searched_and_no_others() -> None:
+    rng = np.random.default_rng(5)
+    database, labels = unit(rng.normal(size=(12, 6)).astype(np.float32)), np.arange(12) // 2
+    neighbours = search(database, database, 12)
+    tuned = tune(neighbours, labels, labels)
+    assert tuned.ks == (1, 2, 3, 5, 7, 10) and tuned.gap_grid.shape == (6, len(TAUS))
+    with pytest.raises(ValueError, match="from 1 to 12"):
+        tune(neighbours, labels, labels, ks=(1, 15))

@@ -172,3 +172,10 @@ def test_full_rank_is_a_trap_on_a_small_database() -> None:
 
     assert accuracy(8) > 0.95
     assert accuracy(64) < accuracy(8) - 0.2
+
+
+def test_rounding_to_float32_is_no_rank() -> None:
+    rng = np.random.default_rng(0)
+    low = rng.normal(size=(100, 5)) @ rng.normal(size=(5, 32))
+    assert PCAWhitening(5).fit(low).rank_ == 5
+    assert PCAWhitening(5).fit(low * 1e-3 + 1.0).rank_ == 5  # concentrated, as raw descriptors are
