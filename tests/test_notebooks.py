@@ -290,3 +290,13 @@ def test_stamping_follows_the_address_and_is_stable(
     assert stamped.cells[0].source.startswith("# A title\n") and "**Question.**" in stamped.cells[0].source
     assert "old" not in readme and readme.startswith("# metlib\n\n") and readme.endswith("\n\nText.\n")
     assert (f"git+{address}" in notebooks.setup_cell()) == (address is not None)
+
+
+def test_the_default_museum_is_painted_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Path, int]] = []
+    painter = SimpleNamespace(write_museum=lambda root, seed, workers: seen.append((root, seed)))
+    monkeypatch.setattr(notebooks, "synthetic", painter)
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    assert notebooks.paint(0) == tmp_path / "data" / "synthetic"
+    assert notebooks.paint(4) == tmp_path / "data" / "synthetic-4"
+    assert [seed for _, seed in seen] == [0, 4]

@@ -42,16 +42,6 @@ def test_pictures_without_a_stamp_are_listed_too(tmp_path: Path) -> None:
     assert readme is not None and "not stamped" in readme.read_text(encoding="utf-8")
 
 
-def test_the_default_museum_is_painted_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[Path, int]] = []
-    painter = SimpleNamespace(write_museum=lambda root, seed, workers: seen.append((root, seed)))
-    monkeypatch.setattr(notebooks, "synthetic", painter)
-    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
-    assert notebooks.paint(0) == tmp_path / "data" / "synthetic"
-    assert notebooks.paint(4) == tmp_path / "data" / "synthetic-4"
-    assert [seed for _, seed in seen] == [0, 4]
-
-
 def test_widgets_and_badges_stay_out_of_pages() -> None:
     view = new_output("display_data", {report.WIDGET: {"model_id": "x"}, "text/plain": "slider"})
     cells = [
