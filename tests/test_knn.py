@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
-from metlib import metrics
+from metlib import knn, metrics
 from metlib.knn import (
     KNNClassifier,
     Neighbours,
@@ -438,3 +438,14 @@ def test_the_classifier_is_search_and_classify() -> None:
 def test_the_classifier_refuses_labels_that_do_not_fit(labels: ArrayLike) -> None:
     with pytest.raises(ValueError, match=r"3 descriptors need as many integer labels, got"):
         KNNClassifier().fit(unit_rows(3, 4), labels)
+
+
+def test_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    database = np.repeat(rng.normal(size=(20, 8)), 6, axis=0).astype(np.float32)  # ties make the search widen
+    queries = rng.normal(size=(30, 8)).astype(np.float32)
+    whole = search(database, queries, 4)
+    monkeypatch.setattr(knn, "_RESULTS", 50)
+    blocks = search(database, queries, 4)
+    assert np.array_equal(whole.indices, blocks.indices)
+    assert np.array_equal(whole.similarities, blocks.similarities)

@@ -215,8 +215,9 @@ def test_a_notebook_without_a_common_parameter_is_refused(
 ) -> None:
     write(tmp_path, "00_a.ipynb", parameters="data_root = 'x'")
     assert "00_a.ipynb lacks parameters: backbone" in refused(capsys, "--data", museum, "--notebooks", tmp_path)
-    write(tmp_path, "00_a.ipynb", parameters="data_root = open('x')")
-    assert "can't be read" in refused(capsys, "--data", museum, "--notebooks", tmp_path)
+    for damaged in ("data_root = open('x')", "data_root = = 'x'"):
+        write(tmp_path, "00_a.ipynb", parameters=damaged)
+        assert "can't be read" in refused(capsys, "--data", museum, "--notebooks", tmp_path)
 
 
 def test_wishes_reach_the_notebooks_that_know_them_with_the_default_s_type() -> None:
@@ -231,6 +232,8 @@ def test_wishes_reach_the_notebooks_that_know_them_with_the_default_s_type() -> 
     for text in ("five", "true", "1.5"):
         with pytest.raises(Refused, match="expected int"):
             notebooks.assign(known, {}, [("k", text)])
+    with pytest.raises(Refused, match="expected a number"):
+        notebooks.assign({"b": known["b"]}, {}, [("k", "many")])
 
 
 # --- the setup cell and the badges ---
