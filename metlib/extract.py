@@ -125,6 +125,7 @@ def extract(
     _refuse_missing_device(device)
     # Measured on 2 cores, images of one shape: batches of 16 take 1.4 to 4 times as long an image as batches of 2.
     batch_size = batch_size or (2 if torch.device(device).type == "cpu" else 16)
+    recipe["sizes"] = {str(split.paths[i]): _size(split.file(i)) for i in _sample(len(split))}
     shards = _plan_shards(split, shard_size)
     pending = [(shard, rows) for shard, rows in shards.items() if not (out / "shards" / shard).exists()]
     done = len(split) - sum(len(rows) for _, rows in pending)
@@ -286,7 +287,6 @@ def _recipe(split: Split, embedder: Embedder, scales: Sequence[float]) -> dict[s
         "precision": "float32",
         "backbone": embedder.name,
         "skipped": [],
-        "sizes": {str(split.paths[i]): _size(split.file(i)) for i in _sample(len(split))},
         "versions": {"metlib": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("torch", "timm", "numpy", "pillow")},
     }
@@ -311,7 +311,7 @@ def _refuse_another_recipe(out: Path, recipe: dict[str, Any], split: Split, *, f
             )
     if finished:  # images may have gone since (they are large), but mustn't have changed
         for path, size in old.get("sizes", {}).items():
-            if (split.root / path).exists() and _size(split.root / path) != size:
+            if _size(split.root / path) not in (-1, size):
                 changed = f"{split.root / path} changed since {out} was made"
                 raise ValueError(f"{changed}: delete that folder to extract again, or bring the image back")
 

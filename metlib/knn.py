@@ -147,7 +147,7 @@ def classify(neighbours: Neighbours, database_labels: ArrayLike, k: int, tau: fl
     Raises ValueError for k above the K searched, tau that isn't positive, labels that don't fit the indices.
     """
     labels = neighbour_labels(neighbours, database_labels)
-    log_confidence = log_confidences(neighbours, database_labels, (k,), tau)[0]
+    log_confidence = log_confidences(neighbours, database_labels, (k,), (tau,))[0, 0]
     best = neighbours.similarities == neighbours.similarities[:, :1]  # (Q, K), the ties at the top
     smallest = np.where(best, labels, np.iinfo(np.int64).max).min(axis=1)
     return Predictions(smallest, log_confidence)
@@ -167,12 +167,13 @@ def neighbour_labels(neighbours: Neighbours, database_labels: ArrayLike) -> NDAr
 
 
 def log_confidences(
-    neighbours: Neighbours, database_labels: ArrayLike, ks: Sequence[int], tau: float
+    neighbours: Neighbours, database_labels: ArrayLike, ks: Sequence[int], taus: Sequence[float]
 ) -> NDArray[np.float64]:
-    """The log confidences of `classify` for several k at once: (len(ks), Q) float64, from one cumulative sum.
+    """The log confidences of `classify` for every k and tau: (len(ks), len(taus), Q) float64.
 
-    Written as -log(1 + rest), rest being what all other classes weigh against the winner's exp(0) = 1:
-    every term is positive, so nothing cancels, and 1 - 1e-30 still differs from 1 - 1e-31.
+    Which class appears where is found once; then one cumulative sum for each tau answers every k. Written as
+    -log(1 + rest), rest being what all other classes weigh against the winner's exp(0) = 1: every term is
+    positive, so nothing cancels, and 1 - 1e-30 still differs from 1 - 1e-31.
     """
     for k in ks:
         if not isinstance(k, int | np.integer) or not 1 <= k <= neighbours.k:
@@ -180,24 +181,28 @@ def log_confidences(
                 f"k must be an integer from 1 to {neighbours.k}, the neighbours searched, got {k!r}: "
                 "search for more of them, or leave this k out"
             )
-    if not isinstance(tau, int | float | np.integer | np.floating) or not (np.isfinite(tau) and tau > 0):
-        raise ValueError(f"tau must be a positive number, got {tau!r}")
+    for tau in taus:
+        if not isinstance(tau, int | float | np.integer | np.floating) or not (np.isfinite(tau) and tau > 0):
+            raise ValueError(f"tau must be a positive number, got {tau!r}")
     first = _first_of_class(neighbour_labels(neighbours, database_labels))  # (Q, K)
     n = len(np.unique(np.asarray(database_labels)))
     s = neighbours.similarities.astype(np.float64).clip(min=0)
-    weight = np.exp(tau * (s - s[:, :1])) * first
-    weight[:, 0] = 0  # the winner's own
     columns = np.asarray(ks) - 1
-    present = np.cumsum(weight, axis=1)[:, columns]  # (Q, len(ks))
-    absent = (n - np.cumsum(first, axis=1)[:, columns]) * np.exp(-tau * s[:, :1])
-    return -np.log1p(present + absent).T
+    missing = n - np.cumsum(first, axis=1)[:, columns]  # (Q, len(ks)): classes not among the k nearest
+    answers = np.empty((len(ks), len(taus), len(s)))
+    for place, tau in enumerate(taus):
+        weight = np.exp(tau * (s - s[:, :1])) * first
+        weight[:, 0] = 0  # the winner's own
+        present = np.cumsum(weight, axis=1)[:, columns]  # (Q, len(ks))
+        answers[:, place] = -np.log1p(present + missing * np.exp(-tau * s[:, :1])).T
+    return answers
 
 
 def log_confidence_of(
     neighbours: Neighbours, database_labels: ArrayLike, k: int, tau: float, classes: ArrayLike
 ) -> NDArray[np.float64]:
     """The log probability (Q,) that the same softmax gives to `classes` (Q,), one a query."""
-    winner = log_confidences(neighbours, database_labels, (k,), tau)[0]
+    winner = log_confidences(neighbours, database_labels, (k,), (tau,))[0, 0]
     labels = neighbour_labels(neighbours, database_labels)
     asked = np.asarray(classes)
     if asked.shape != (len(labels),):

@@ -52,10 +52,8 @@ def tune(
     if not len(ks) or not len(taus):
         raise ValueError("the grid needs at least one k and one tau")
     predicted = classify(neighbours, database_labels, ks[0], taus[0]).labels  # the same in every cell
-    grid = np.empty((len(ks), len(taus)))
-    for column, tau in enumerate(taus):
-        for row, confidence in enumerate(log_confidences(neighbours, database_labels, ks, tau)):
-            grid[row, column] = metrics.gap(predicted, confidence, truth)
+    confidences = log_confidences(neighbours, database_labels, ks, taus)  # (len(ks), len(taus), Q)
+    grid = np.array([[metrics.gap(predicted, cell, truth) for cell in row] for row in confidences])
     cells = [(-grid[i, j], k, tau) for i, k in enumerate(ks) for j, tau in enumerate(taus)]
     _, k, tau = min(cells)
     return Tuning(tuple(int(k) for k in ks), tuple(float(tau) for tau in taus), grid, int(k), float(tau))

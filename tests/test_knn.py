@@ -266,10 +266,10 @@ def test_confidences_lie_above_zero_and_up_to_one(case: tuple[Neighbours, NDArra
 def test_one_cumulative_sum_answers_every_k(case: tuple[Neighbours, NDArray[np.int64]], tau: float) -> None:
     neighbours, labels = case
     ks = range(1, neighbours.k + 1)
-    together = log_confidences(neighbours, labels, ks, tau)
+    together = log_confidences(neighbours, labels, ks, (tau,))[:, 0]
     for k, row in zip(ks, together, strict=True):
         cut = Neighbours(neighbours.similarities[:, :k], neighbours.indices[:, :k])
-        np.testing.assert_allclose(row, log_confidences(cut, labels, (k,), tau)[0], rtol=1e-14)
+        np.testing.assert_allclose(row, log_confidences(cut, labels, (k,), (tau,))[0, 0], rtol=1e-14)
         np.testing.assert_allclose(row, classify(neighbours, labels, k, tau).log_confidence, rtol=1e-14)
 
 
