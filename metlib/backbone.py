@@ -1,37 +1,33 @@
-"""Networks that turn images into descriptors: GeM, the `Embedder`, the named recipes, checkpoints in and out.
+"""Networks that turn images into descriptors: GeM, the `Embedder`, checkpoints in and out.
 
 A checkpoint is one safetensors file whose header carries its recipe: `load(path)` needs nothing else.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import timm
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metlib import weights as weights_files
 from metlib.files import replacing
+from metlib.recipes import RECIPES, Recipe, find_in_files, of_timm
+from metlib.vectors import unit
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# Arguments of timm.create_model that a checkpoint must not set: they load other files, come from `load` itself, or
-# make something else than a network from RGB images to one map.
-_FORBIDDEN_ARGS = {
-    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir",
-    "num_classes", "in_chans", "features_only", "out_indices",
-}  # fmt: skip
+__all__ = ["RECIPES", "Embedder", "GeM", "Panel", "Recipe", "build", "gem", "load", "save"]
 
 
 def gem(x: Tensor, p: float | Tensor = 3.0, eps: float = 1e-6) -> Tensor:
@@ -45,6 +41,10 @@ def gem(x: Tensor, p: float | Tensor = 3.0, eps: float = 1e-6) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(min=eps)
     top = x.detach().amax(dim=(-2, -1), keepdim=True)  # (B, C, 1, 1); the result doesn't depend on it, nor gradients
     return (x / top).pow(p).mean(dim=(-2, -1)).pow(1.0 / p) * top[..., 0, 0]
+
+
+# timm doesn't ask whether every weight of these is in a file: what is missing would stay random.
+_LOOSE = ("inception_v3", "dla")
 
 
 class GeM(nn.Module):
@@ -63,116 +63,12 @@ class GeM(nn.Module):
         return f"p={self.p.item():.3f}, eps={self.eps}"
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What it takes to build a network and use it right; the JSON object in a checkpoint's header.
-
-    `arch` is a timm name (with its weights' tag for a named recipe), `arch_args` further arguments for it, `mean`
-    and `std` the pixel statistics it was trained with, `gem_p` GeM's exponent, `stage` an index into timm's
-    `feature_info` (None: the last map), `projector` the output dimension of a linear layer after pooling (None: no
-    such layer), `origin` where the weights come from and their licence, `training` how they were trained, `seed` set
-    for untrained weights only. Raises ValueError for values that are none of these.
-    """
-
-    arch: str
-    arch_args: Mapping[str, Any] = field(default_factory=dict)
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    gem_p: float = 3.0
-    stage: int | None = None
-    projector: int | None = None
-    origin: str = ""
-    training: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.arch, str) or not timm.is_model(self.arch):
-            known = f"is no model that timm {timm.__version__} knows"
-            raise ValueError(f"arch {self.arch!r} {known}{_nearest(self.arch)}")
-        if not isinstance(self.arch_args, Mapping) or _FORBIDDEN_ARGS & set(self.arch_args):
-            without = sorted(_FORBIDDEN_ARGS)
-            raise ValueError(f"arch_args must be an object without {without}, got {self.arch_args!r}")
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if not isinstance(value, tuple | list) or len(value) != 3 or not all(map(_is_number, value)):
-                raise ValueError(f"{name} must be three numbers, got {value!r}")
-            object.__setattr__(self, name, tuple(float(v) for v in value))
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, got {self.std!r}")
-        if not _is_number(self.gem_p) or self.gem_p <= 0:
-            raise ValueError(f"gem_p must be a positive number, got {self.gem_p!r}")
-        for name, kind in (("origin", str), ("training", Mapping)):
-            if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
-        for name, least in (("stage", 0), ("projector", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or not least <= value < 2**63):
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-    @property
-    def untrained(self) -> bool:
-        """Whether the weights are random numbers: a floor to compare with, not a result."""
-        return self.seed is not None
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the recipe as a JSON object: `arch`, `arch_args`, `mean`, `std`, and what differs from the defaults."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        plain |= {"mean": list(self.mean), "std": list(self.std)}
-        plain |= {"arch_args": dict(self.arch_args), "training": dict(self.training)}
-        always = ("arch", "arch_args", "mean", "std")
-        defaults = {"gem_p": 3.0, "origin": "", "training": {}}
-        return {k: v for k, v in plain.items() if k in always or v != defaults.get(k)}
-
-    @classmethod
-    def from_json(cls, text: str) -> Recipe:
-        """Read a recipe from a checkpoint's header. Raises ValueError for anything that isn't one."""
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"the recipe is damaged JSON ({error})") from None
-        known = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or "arch" not in values or set(values) - known:
-            extra = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
-            expected = f"a recipe is a JSON object with 'arch' and otherwise only {sorted(known - {'arch'})}"
-            raise ValueError(f"{expected}, got {extra if extra else 'no arch'}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"the recipe holds a value of the wrong kind: {error}") from None
-
-
-def _is_number(value: object) -> bool:
-    """Say whether a value from outside is a finite number that a float can hold, and no bool."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer of hundreds of digits
-        return False
-
-
-def _swsl(arch: str) -> Recipe:
-    origin = "semi-weakly supervised, Yalniz et al. 2019; CC BY-NC 4.0"
-    return Recipe(f"{arch}.fb_swsl_ig1b_ft_in1k", origin=origin)
-
-
-RECIPES: dict[str, Recipe] = {
-    "R18IN": Recipe("resnet18.tv_in1k", origin="ImageNet-1k, torchvision; BSD 3-Clause"),
-    "R50IN": Recipe("resnet50.tv_in1k", origin="ImageNet-1k, torchvision; BSD 3-Clause"),
-    "R18SWSL": _swsl("resnet18"),
-    "R50SWSL": _swsl("resnet50"),
-    "RX50-32x4d-SWSL": _swsl("resnext50_32x4d"),
-    "RX101-32x4d-SWSL": _swsl("resnext101_32x4d"),
-    "RX101-32x8d-SWSL": _swsl("resnext101_32x8d"),
-    "RX101-32x16d-SWSL": _swsl("resnext101_32x16d"),
-    "random": Recipe("resnet18", stage=2, seed=0, origin="untrained: a floor, not a result"),
-}
-"""The study's networks by its names. `random` is a small untrained one: what code and pixels give without learning."""
-
-
 class Embedder(nn.Module):
     """A network with its recipe: images in, unit descriptors out.
 
     `trunk` is a timm model, `name` what tables call it, `channels` those of the map that is pooled, `dim` the
-    descriptor's dimension D.
+    descriptor's dimension D. The recipe says how the output is pooled, and to what resolution images are brought.
+    Raises ValueError where it asks for a class token that the network hasn't got.
     """
 
     mean: Tensor
@@ -181,6 +77,8 @@ class Embedder(nn.Module):
 
     def __init__(self, trunk: Any, recipe: Recipe, name: str) -> None:
         super().__init__()
+        if recipe.pooling == "class" and getattr(trunk, "cls_token", None) is None:  # the first token is then a patch
+            raise ValueError(f"{name} has no class token: choose another pooling in its recipe")
         self.trunk: Any = trunk  # timm's models share their methods by custom, not by a class
         self.recipe, self.name = recipe, name
         self.pool = GeM(recipe.gem_p)
@@ -196,28 +94,82 @@ class Embedder(nn.Module):
         """The name for figures and tables, which says where a network is untrained."""
         return f"{self.name} (untrained: a floor, not a result)" if self.recipe.untrained else self.name
 
-    def features(self, images: Tensor) -> Tensor:
-        """Compute the map that is pooled: RGB (B, 3, H, W) in [0, 1] -> (B, C, h, w).
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What, beside the weights, decides a descriptor: the recipe with GeM's p as learned."""
+        recipe = {k: v for k, v in self.recipe.to_json().items() if k not in ("origin", "licence")}
+        return recipe | {"gem_p": self.pool.p.item()}
 
-        Raises ValueError where the network's last output is no such map (tokens, or channels last): pooling would
-        take the mean over the wrong axes.
+    def resize(self, images: Tensor, scale: float = 1.0) -> Tensor:
+        """Bring images (B, 3, H, W) to `scale` times the resolution of the recipe, bilinearly, align_corners=False.
+
+        Most networks take any size. Where the recipe has a `longest` side or a `multiple`, one step goes to the
+        nearest size that it allows, with antialiasing, for it may shrink by much.
         """
+        recipe = self.recipe
+        if recipe.multiple == 1 and recipe.longest is None:
+            if scale == 1:
+                return images
+            return F.interpolate(images, scale_factor=float(scale), mode="bilinear", align_corners=False)
+        height, width = images.shape[-2:]
+        longest = recipe.longest or 2**31
+        limit = longest / max(height, width)
+        fit = min(scale * min(1.0, limit), limit)
+        most = longest // recipe.multiple  # rounding up mustn't go beyond it
+        size = [recipe.multiple * max(min(round(side * fit / recipe.multiple), most), 1) for side in (height, width)]
+        if size == [height, width]:
+            return images
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+    def features(self, images: Tensor, scale: float = 1.0) -> Tensor:
+        """Compute the map before pooling: RGB (B, 3, H, W) in [0, 1] -> (B, C, h, w).
+
+        A transformer's map are its patch tokens, without class token and registers. Raises ValueError where the
+        network's last output is neither tokens nor such a map (channels last, say): pooling would take the mean
+        over the wrong axes.
+        """
+        images = self.resize(images, scale)
+        return self._as_map(self._run(images), images)
+
+    def _run(self, images: Tensor) -> Tensor:
         x = (images - self.mean) / self.std
         if self.recipe.stage is None:
-            x = self.trunk.forward_features(x)
-        else:
-            stages = [self.recipe.stage]
-            x = self.trunk.forward_intermediates(x, indices=stages, stop_early=True, intermediates_only=True)[0]
+            return self.trunk.forward_features(x)
+        stages = [self.recipe.stage]
+        return self.trunk.forward_intermediates(x, indices=stages, stop_early=True, intermediates_only=True)[0]
+
+    def _as_map(self, x: Tensor, images: Tensor) -> Tensor:
+        shape = tuple(x.shape)
+        if x.ndim == 3 and hasattr(self.trunk, "num_prefix_tokens"):  # (B, prefix + h * w, C)
+            x = x[:, self.trunk.num_prefix_tokens :].transpose(1, 2)  # (B, C, h * w)
+            h, w = (side // self.recipe.multiple for side in images.shape[-2:])
+            if x.shape[2] == h * w:
+                x = x.unflatten(2, (h, w))  # (B, C, h, w)
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(
-                f"{self.name} ends with {tuple(x.shape)}, expected a map (B, {self.channels}, h, w): take a "
-                "convolutional network, or give the recipe a stage (an index into timm's feature_info)"
+                f"{self.name} ends with {shape}, expected a map (B, {self.channels}, h, w) or a transformer's tokens: "
+                "take a convolutional network, or give the recipe a stage (an index into timm's feature_info)"
             )
         return x
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, scale: float = 1.0) -> Tensor:
         """Describe RGB images (B, 3, H, W) in [0, 1] with unit rows (B, D), at one scale."""
-        x = F.normalize(self.pool(self.features(images)), dim=-1)  # (B, C)
+        images = self.resize(images, scale)
+        x = self._run(images)
+        if self.recipe.pooling == "head":
+            x = self.trunk.forward_head(x, pre_logits=True)  # (B, C)
+        elif self.recipe.pooling == "class":
+            x = x[:, 0]  # tokens (B, prefix + h * w, C) -> (B, C)
+        elif self.recipe.pooling == "mean":
+            x = self._as_map(x, images).mean(dim=(-2, -1))
+        else:
+            x = self.pool(self._as_map(x, images))
+        if x.ndim != 2 or x.shape[1] != self.channels:
+            raise ValueError(
+                f"{self.name}: pooling {self.recipe.pooling!r} gives {tuple(x.shape)}, expected (B, {self.channels}): "
+                "choose a pooling that fits the network in its recipe"
+            )
+        x = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)  # in float32 under autocast too
         return x if self.projector is None else F.normalize(self.projector(x), dim=-1)
 
     def weights_sha256(self) -> str:
@@ -229,30 +181,73 @@ class Embedder(nn.Module):
         return digest.hexdigest()
 
 
-def load(name_or_checkpoint: str | Path) -> Embedder:
-    """Load a named recipe, any timm model, or a metlib checkpoint file, in evaluation mode on the CPU.
+class Panel(Embedder):
+    """An embedder that answers for several stages and values of GeM's p at once, in one pass over the images.
 
+    `stages` are indices into timm's `feature_info`. Its descriptors (B, sum of C) are the unit descriptors of every
+    (stage, p) side by side, as a whole made unit; `part` gives those of one of them, exactly as that network alone
+    would have given them. The weights are those of `embedder`, which must not end before the last stage.
+    Raises ValueError for stages that the network hasn't got, a p that isn't positive or comes twice.
+    """
+
+    def __init__(self, embedder: Embedder, stages: Sequence[int], ps: Sequence[float]) -> None:
+        info = embedder.trunk.feature_info
+        last = len(info) - 1 if embedder.recipe.stage is None else embedder.recipe.stage
+        if not stages or sorted(set(stages)) != list(stages) or not 0 <= stages[0] <= stages[-1] <= last:
+            raise ValueError(f"stages must ascend from 0 to at most {last} for {embedder.name}, got {stages}")
+        if not ps or len(set(ps)) < len(ps) or not all(0 < p < math.inf for p in ps):
+            raise ValueError(f"ps must be positive numbers, at least one and each once, got {ps}")
+        if not hasattr(embedder.trunk, "forward_intermediates"):
+            raise ValueError(f"timm gives no maps of {embedder.name} but the last: take another network")
+        super().__init__(embedder.trunk, replace(embedder.recipe, pooling="gem", stage=stages[-1], projector=None), "")
+        text = "-".join(map(str, stages)), "-".join(f"{p:g}" for p in ps)
+        self.name = f"{embedder.name}-stages-{text[0]}-p-{text[1]}"
+        self.columns: dict[tuple[int, float], slice] = {}
+        for stage in stages:
+            for p in ps:
+                start = sum(block.stop - block.start for block in self.columns.values())
+                self.columns[stage, float(p)] = slice(start, start + int(info[stage]["num_chs"]))
+        self.dim = max(block.stop for block in self.columns.values())
+        self.train(embedder.training)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What, beside the weights, decides a descriptor: stages and values of p too."""
+        return super().identity | {"panel": [[stage, p] for stage, p in self.columns]}
+
+    def part(self, descriptors: NDArray[np.float32], stage: int, p: float) -> NDArray[np.float32]:
+        """Take the unit descriptors (N, C) of one stage and p out of those of the panel (N, D)."""
+        return unit(np.ascontiguousarray(descriptors[:, self.columns[stage, float(p)]]))
+
+    def forward(self, images: Tensor, scale: float = 1.0) -> Tensor:
+        """Describe RGB images (B, 3, H, W) in [0, 1] for every stage and p: unit rows (B, D)."""
+        x = (self.resize(images, scale) - self.mean) / self.std
+        stages = list(dict.fromkeys(stage for stage, _ in self.columns))
+        maps = self.trunk.forward_intermediates(x, indices=stages, stop_early=True, intermediates_only=True)
+        of_stage = dict(zip(stages, maps, strict=True))
+        parts = [F.normalize(gem(of_stage[stage], p), dim=-1) for stage, p in self.columns]
+        return F.normalize(torch.cat(parts, dim=1), dim=-1)
+
+
+def load(name_or_checkpoint: str | Path, weights: str | Path | None = None) -> Embedder:
+    """Load a named recipe, any timm model, or a checkpoint file, in evaluation mode on the CPU.
+
+    A file is a checkpoint that metlib wrote, or a `torch.save` file of a ResNet, such as the Met authors' trained
+    networks. A name's weights come from `weights`, a file or folder (or the folder in the environment variable
+    METLIB_WEIGHTS, where it has them), else from the Hub or the recipe's URL.
     Raises FileNotFoundError for a file that isn't there, ValueError for an unknown name (the nearest are offered) or
     a checkpoint that doesn't fit its recipe, RuntimeError where weights can't be fetched or aren't those of the
     network: never a silent random one.
     """
     name = str(name_or_checkpoint)
     if name in RECIPES:
-        return _build(RECIPES[name], name)
+        return build(RECIPES[name], name, weights)
     path = Path(name).expanduser()
     if path.is_file():
         return _load_checkpoint(path)
     if path.suffix == ".safetensors" or len(path.parts) > 1:
-        raise FileNotFoundError(f"no checkpoint {path}: expected a .safetensors file that metlib wrote, or a name")
-    try:
-        config: Any = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    except RuntimeError:  # the network is known, the tag of its weights isn't
-        config = None
-    if config is None:
-        names = ", ".join(RECIPES)
-        raise ValueError(f"backbone {name!r} is no recipe ({names}), file or timm model{_nearest(name)}")
-    licence = config.license or "licence not stated"
-    return _build(Recipe(name, mean=config.mean, std=config.std, origin=f"timm; {licence}"), name)
+        raise FileNotFoundError(f"no checkpoint {path}: expected a file of weights, or the name of a network")
+    return build(of_timm(name), name, weights)
 
 
 def save(embedder: Embedder, path: str | Path) -> Path:
@@ -267,24 +262,52 @@ def save(embedder: Embedder, path: str | Path) -> Path:
     return Path(path)
 
 
-def _build(recipe: Recipe, name: str) -> Embedder:
-    """Build a named recipe with its weights: fetched by timm, or drawn by the recipe's seed."""
+def build(recipe: Recipe, name: str, weights: str | Path | None = None) -> Embedder:
+    """Build the network of a recipe with its weights: from `weights` as in `load`, or drawn by the recipe's seed.
+
+    `name` is what tables call it. Raises as `load` does.
+    """
     if recipe.seed is not None:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(recipe.seed)  # not torch.manual_seed: it also seeds every GPU
             return Embedder(_prune(_bare_trunk(recipe), recipe), recipe, name).eval()
+    trunk: Any
+    source = find_in_files(recipe)
+    path = weights_files.find(source or name, recipe.arch, weights)
     try:
-        # With its classifier, which goes after: timm then checks that every weight of the network is in the file,
-        # and with num_classes=0 it leaves at random what is missing.
-        trunk: Any = timm.create_model(recipe.arch, pretrained=True, **recipe.arch_args)
+        if source or (path and recipe.arch.startswith(_LOOSE)):
+            path = path or weights_files.fetch(str(source))
+            trunk = _bare_trunk(recipe)
+            _fill(trunk, weights_files.rename(weights_files.read(path)), path)
+        else:
+            # With its classifier, which goes after: timm then checks that every weight of the network is in the
+            # file, and with num_classes=0 it leaves at random what is missing.
+            trunk = timm.create_model(
+                recipe.arch, pretrained=True, pretrained_cfg_overlay=_place(path), **recipe.arch_args
+            )
+            trunk.reset_classifier(0)
+            trunk.pretrained_cfg.pop("state_dict", None)  # a copy of all weights
     except Exception as error:  # the Hub's client, urllib and timm all raise their own kinds
-        raise RuntimeError(
-            f"the weights of {name} ({recipe.arch}) can't be loaded: {type(error).__name__}: {error}\n"
+        # timm lists every key that differs, one kind a line.
+        reason = "\n".join(line[:600] for line in str(error).splitlines()[:8])
+        advice = (
             "Check the network; or fetch them into the Hub's cache on a machine that has one and copy it here "
-            "(HF_HOME, HF_HUB_OFFLINE=1); or name a metlib checkpoint file; or take the untrained 'random'"
+            f"(HF_HOME, HF_HUB_OFFLINE=1), or into a folder that {weights_files.ENVIRONMENT} names; "
+            "or name a checkpoint file; or take the untrained 'random'"
+        )
+        if path is not None:
+            advice = f"They were looked for in {path}: name the file of this network, or none to fetch its own"
+        raise RuntimeError(
+            f"the weights of {name} ({recipe.arch}) can't be loaded: {type(error).__name__}: {reason}\n{advice}"
         ) from error
-    trunk.reset_classifier(0)
     return Embedder(_prune(trunk, recipe), recipe, name).eval()
+
+
+def _place(path: Path | None) -> dict[str, Any] | None:
+    """Tell timm where weights are; files of torch.save are read here, for older timm runs what is in them."""
+    if path is None:
+        return None
+    return {"state_dict": weights_files.read(path)} if weights_files.is_torch(path) else {"file": str(path)}
 
 
 def _bare_trunk(recipe: Recipe) -> Any:
@@ -298,7 +321,9 @@ def _bare_trunk(recipe: Recipe) -> Any:
 
 
 def _prune(trunk: Any, recipe: Recipe) -> Any:
-    """Drop what comes after the recipe's stage."""
+    """Drop what comes after the recipe's stage, or after the last map that it pools."""
+    if type(trunk).__name__ == "VGG":
+        trunk.pre_logits = nn.Identity()  # five sixths of its weights, and no part of the map
     if recipe.stage is None:
         return trunk
     if not hasattr(trunk, "prune_intermediate_layers"):
@@ -311,6 +336,8 @@ def _prune(trunk: Any, recipe: Recipe) -> Any:
 
 
 def _load_checkpoint(path: Path) -> Embedder:
+    if weights_files.is_torch(path):
+        return _load_foreign(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -318,7 +345,10 @@ def _load_checkpoint(path: Path) -> Embedder:
     except Exception as error:
         raise ValueError(f"{path} is no readable safetensors file ({error}): fetch or save it again") from error
     if "recipe" not in header:
-        raise ValueError(f"{path} has no recipe in its header that says how to use it: write it with backbone.save")
+        raise ValueError(
+            f"{path} has no recipe in its header that says how to use it: write it with backbone.save, or load the "
+            "network by name with weights= this file"
+        )
     projector = {key: tensors.pop(key) for key in list(tensors) if key.startswith("projector.")}
     try:
         recipe = Recipe.from_json(header["recipe"])
@@ -327,7 +357,7 @@ def _load_checkpoint(path: Path) -> Embedder:
             raise ValueError(f"the recipe's projector is {recipe.projector}, that of the file has {rows or 'no'} rows")
         trunk = _bare_trunk(recipe)
         heads = (trunk.pretrained_cfg or {}).get("classifier") or ()
-        embedder = Embedder(_prune(trunk, recipe), recipe, path.stem)
+        embedder = Embedder(_prune(trunk, recipe), recipe, _name(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if embedder.projector is not None:
@@ -338,9 +368,32 @@ def _load_checkpoint(path: Path) -> Embedder:
     return embedder.eval()
 
 
+def _load_foreign(path: Path) -> Embedder:
+    """Load a `torch.save` file of a ResNet: a plain one, or one that the Met authors' code left."""
+    tensors = weights_files.rename(weights_files.read(path))
+    try:
+        recipe = weights_files.recognise(tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; load a network by name with weights= this file instead") from error
+    embedder = Embedder(_bare_trunk(recipe), recipe, _name(path))
+    projector = {k.removeprefix("projector."): v for k, v in tensors.items() if k.startswith("projector.")}
+    _fill(embedder.projector or nn.Identity(), projector, path)
+    _fill(embedder.trunk, {k: v for k, v in tensors.items() if k != "pool.p" and not k.startswith("projector.")}, path)
+    return embedder.eval()
+
+
+def _name(path: Path) -> str:
+    """Name a network after its file, without its suffix; what else has dots in it, as the authors' do, is kept."""
+    return next(
+        (path.name.removesuffix(suffix) for suffix in weights_files.SUFFIXES if path.name.endswith(suffix)), path.name
+    )
+
+
 def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Load weights into a module, or name the first keys that differ."""
     own = module.state_dict()
+    # Files from before 2018 don't count batches; nothing of inference depends on it.
+    tensors = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")} | tensors
     missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     shapes = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
     if missing or extra or shapes:
@@ -350,11 +403,3 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
             f"of another shape {differ}): mend arch, arch_args or stage in its recipe, or save it again"
         )
     module.load_state_dict(tensors)
-
-
-def _nearest(name: object) -> str:
-    if not isinstance(name, str):
-        return ""
-    known = {known.casefold(): known for known in (*timm.list_models(), *timm.list_pretrained(), *RECIPES)}
-    close = difflib.get_close_matches(name.casefold()[:100], known, n=3)
-    return f"; the nearest names are {', '.join(known[c] for c in close)}" if close else ""

@@ -9,15 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pickle
 import platform
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,32 +26,19 @@ from torch.nn import functional as F
 from metlib import __version__, dataset
 from metlib.backbone import Embedder
 from metlib.dataset import Museum, Split
+from metlib.descriptors import Described as Described  # names as themselves: they may be had from here too
+from metlib.descriptors import list_sha256, read, read_array, split_folder
+from metlib.descriptors import load_descriptors as load_descriptors
+from metlib.descriptors import load_labels as load_labels
+from metlib.descriptors import load_recipe as load_recipe
+from metlib.descriptors import read_official as read_official
 from metlib.files import replacing
 from metlib.progress import track
-from metlib.vectors import as_rows
 
 SCALES = (1, 2**-0.5, 0.5)
 """The published scales: full size, and smaller by the square root of two, twice."""
 
 SHARD = 512  # images between two points from which a killed run resumes
-
-
-@dataclass(frozen=True, eq=False)
-class Described:
-    """A museum with its descriptors: `database` (N, D), `val` and `test` (Q, D), float32 unit rows.
-
-    `museum` lists the images that were described, row for row (without those that were skipped).
-    """
-
-    museum: Museum
-    database: NDArray[np.float32]
-    val: NDArray[np.float32]
-    test: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        for split, name in self.museum.splits():
-            if len(getattr(self, name)) != len(split):
-                raise ValueError(f"{name}: {len(getattr(self, name))} descriptors but {len(split)} labels")
 
 
 def describe(museum: Museum, embedder: Embedder, work_dir: str | Path, **options: Any) -> Described:
@@ -65,13 +50,9 @@ def describe(museum: Museum, embedder: Embedder, work_dir: str | Path, **options
     scales = options.get("scales", SCALES)
     backbone = f"{embedder.name}-{embedder.weights_sha256()[:8]}"
     folder = Path(work_dir) / museum.name / backbone / _scales_name(scales)
-    kept, arrays = {}, {}
     for split, name in museum.splits():
-        path = extract(split, embedder, folder / f"{name}-{_list_sha256(split)[:8]}", label=name, **options)
-        arrays[name] = load_descriptors(path)
-        skipped = set(load_recipe(path)["skipped"])
-        kept[name] = split.take(np.array([p not in skipped for p in split.paths])) if skipped else split
-    return Described(Museum(**kept, root=museum.root, name=museum.name, kind=museum.kind), **arrays)
+        extract(split, embedder, split_folder(folder, split, name), label=name, **options)
+    return read(folder, museum)
 
 
 def extract(
@@ -169,10 +150,7 @@ def _multiscale(embedder: Embedder, pixels: Tensor, scales: Sequence[float]) -> 
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         total = torch.zeros(len(images), embedder.dim, device=images.device)
         for scale in scales:
-            resized = images
-            if scale != 1:
-                resized = F.interpolate(images, scale_factor=float(scale), mode="bilinear", align_corners=False)
-            total += embedder(resized)
+            total += embedder(images, scale)
         return F.normalize(total, dim=1)
 
 
@@ -267,7 +245,7 @@ def _sweep(out: Path) -> None:
 
 def _read_shard(path: Path, n: int, dim: int) -> NDArray[np.float32]:
     try:
-        array = _read_array(path)
+        array = read_array(path)
         if array.shape != (n, dim) or array.dtype != np.float32:
             raise ValueError(f"holds {array.dtype} {array.shape}, expected float32 {(n, dim)}")
     except (ValueError, OSError) as error:
@@ -279,11 +257,11 @@ def _recipe(split: Split, embedder: Embedder, scales: Sequence[float]) -> dict[s
     """Say what makes these descriptors: first what must be the same to resume, then what is good to know."""
     return {
         "weights_sha256": embedder.weights_sha256(),
-        "network": embedder.recipe.to_json() | {"gem_p": embedder.pool.p.item()},
+        "network": embedder.identity,
         "dim": embedder.dim,
         "scales": [float(scale) for scale in scales],
         "images": len(split),
-        "images_sha256": _list_sha256(split),
+        "images_sha256": list_sha256(split),
         "precision": "float32",
         "backbone": embedder.name,
         "skipped": [],
@@ -336,11 +314,6 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _list_sha256(split: Split) -> str:
-    lines = "\n".join(f"{path}\t{label}" for path, label in zip(split.paths, split.labels, strict=True))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
 def _scales_name(scales: Sequence[float]) -> str:
     return "scales-" + "-".join(f"{scale:.3g}" for scale in scales)
 
@@ -357,158 +330,3 @@ def _refuse_missing_device(device: str) -> None:
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {device!r} can't be used here ({reason}): name cuda, mps or cpu, or none") from error
-
-
-def load_descriptors(path: str | Path) -> NDArray[np.float32]:
-    """Read descriptors (N, D) float32 that `extract` wrote, given `descriptors.npy` or its folder.
-
-    Raises FileNotFoundError for an extraction that isn't finished, ValueError for damaged files and NaN or zero rows.
-    """
-    return as_rows(_load_array(path, "descriptors.npy", np.float32, 2), str(path))
-
-
-def load_labels(path: str | Path) -> NDArray[np.int64]:
-    """Read the labels (N,) int64 of the rows of `load_descriptors(path)`, skipped images left out."""
-    return _load_array(path, "labels.npy", np.int64, 1)
-
-
-def load_recipe(path: str | Path) -> dict[str, Any]:
-    """Read the `recipe.json` beside descriptors. Raises ValueError where it is damaged."""
-    path = Path(path)
-    file = (path if path.is_dir() else path.parent) / "recipe.json"
-    try:
-        recipe = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged JSON ({error}): delete that folder to extract again") from None
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{file}: expected an object, got {type(recipe).__name__}")
-    return recipe
-
-
-def _load_array(path: str | Path, name: str, dtype: type, ndim: int) -> Any:
-    path = Path(path)
-    file = path / name if path.is_dir() else path.with_name(name) if path.name == "descriptors.npy" else path
-    if not file.exists():
-        raise FileNotFoundError(f"no {file}: extraction of {path} isn't finished; run it again, it resumes")
-    try:
-        array = _read_array(file)
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}): delete its folder to extract again") from error
-    if array.ndim != ndim or array.dtype != dtype:
-        raise ValueError(f"{file}: expected {np.dtype(dtype)} with {ndim} axes, got {array.dtype} {array.shape}")
-    return array
-
-
-def _read_array(file: Path) -> NDArray[Any]:
-    """Read a .npy file; through a memory map, which refuses a header that claims more than the file holds."""
-    try:
-        return np.array(np.lib.format.open_memmap(file, mode="r"))
-    except (EOFError, OverflowError) as error:
-        raise ValueError(str(error)) from error
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that can build dicts, lists, strings, numbers and numpy arrays of floats, and runs no other code.
-
-    What a pickle asks of numpy is done by the few classes below instead: numpy's own `__setstate__` believes what it
-    is given, and a dtype of objects with its flags cleared makes it follow pointers that the file made up.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return _Admitted(lambda kind, shape, code: _Array())
-        if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":  # protocol 5
-            return _Admitted(lambda data, dtype, shape, order: _Array(_build_array(data, dtype, shape, order)))
-        if (module, name) == ("numpy", "dtype"):
-            return _Admitted(lambda code, align, copy: _Dtype(code))
-        if (module, name) == ("numpy", "ndarray"):
-            return None  # only ever named as the kind to rebuild; as a callable it could ask for any size
-        if (module, name) == ("_codecs", "encode"):  # how protocols 0 to 2 store bytes
-            return _Admitted(_latin1)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only numpy arrays are admitted")
-
-
-class _Admitted:
-    """A call that a pickle may make; one object for each, so that nothing in a pickle can alter this module."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self._call = call
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._call(*arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("it sets the state of a function")
-
-
-class _Dtype:
-    """What a pickle says of a dtype: floats of 2, 4 or 8 bytes, in one byte order."""
-
-    __slots__ = ("code", "order")
-
-    def __init__(self, code: Any) -> None:
-        if code not in ("f2", "f4", "f8"):
-            raise pickle.UnpicklingError(f"it holds values of type {code!r}, expected floats (f2, f4 or f8)")
-        self.code, self.order = code, "<"
-
-    def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "=", "|"):
-            raise pickle.UnpicklingError(f"it holds a damaged dtype {state!r}")
-        self.order = ">" if state[1] == ">" else "<"
-
-
-class _Array:
-    """What a pickle says of an array, made of its bytes with every length checked."""
-
-    __slots__ = ("values",)
-
-    def __init__(self, values: NDArray[Any] | None = None) -> None:
-        self.values = values
-
-    def __setstate__(self, state: Any) -> None:
-        _version, shape, dtype, fortran, data = state
-        self.values = _build_array(data, dtype, shape, "F" if fortran else "C")
-
-
-def _build_array(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
-    plain = isinstance(data, bytes | bytearray) and isinstance(dtype, _Dtype) and order in ("C", "F")
-    if not plain or not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise pickle.UnpicklingError("it holds an array in another form than numpy writes it")
-    values = np.frombuffer(data, dtype=dtype.order + dtype.code)
-    if math.prod(shape) != values.size:
-        raise pickle.UnpicklingError(f"it holds an array of shape {shape}, but {values.size} values for it")
-    return values.reshape(shape, order=order)
-
-
-def _latin1(text: Any, encoding: Any) -> bytes:
-    if encoding != "latin1" or not isinstance(text, str):
-        raise pickle.UnpicklingError(f"it asks for the codec {encoding!r}, and only numpy arrays are admitted")
-    return text.encode("latin1")
-
-
-def read_official(path: str | Path) -> dict[str, NDArray[np.float32]]:
-    """Read the Met authors' `descriptors.pkl`: `{"train_descriptors": (N, D), "val_...", "test_..."}`, float32.
-
-    Nothing in the file is executed: an unpickler that admits numpy arrays only reads it.
-    Raises ValueError for a file that is damaged, asks for anything else, or isn't a dict of numeric (N, D) arrays.
-    """
-    path = Path(path)
-    with path.open("rb") as file:
-        content = _unpickle(file, path)
-    if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"{path}: expected a dict of arrays by name, got {type(content).__name__}")
-    arrays = {key: value.values if isinstance(value, _Array) else None for key, value in content.items()}
-    for key, values in arrays.items():
-        if values is None or values.ndim != 2:
-            got = type(content[key]).__name__ if values is None else f"shape {values.shape}"
-            raise ValueError(f"{path}: {key!r} must be a float array (N, D), got {got}")
-    return {key: np.array(values, dtype=np.float32, order="C") for key, values in arrays.items()}
-
-
-def _unpickle(file: IO[bytes], path: Path) -> Any:
-    try:
-        return _ArraysOnly(file).load()
-    except Exception as error:  # a damaged pickle can make the machine raise anything
-        raise ValueError(f"{path} can't be read as the authors' descriptors: {error}") from error

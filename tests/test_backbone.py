@@ -7,24 +7,31 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
-from metlib import backbone
-from metlib.backbone import RECIPES, Embedder, GeM, Recipe, gem, load, save
+from metlib import backbone, recipes
+from metlib.backbone import Embedder, GeM, Panel, Recipe, gem, load, save
+from metlib.dataset import Split
+from metlib.descriptors import load_descriptors
+from metlib.extract import extract
 
 TINY = Recipe("test_resnet", seed=1, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
 
 
 def tiny(**changes: Any) -> Embedder:
     """A small untrained network, the same every time."""
-    return backbone._build(Recipe(**{"arch": "test_resnet", "seed": 1} | changes), "tiny")
+    return backbone.build(Recipe(**{"arch": "test_resnet", "seed": 1} | changes), "tiny")
 
 
 def images(n: int = 2, height: int = 64, width: int = 48, seed: int = 0) -> Tensor:
@@ -117,14 +124,14 @@ def test_pixels_are_normalised_by_the_recipe() -> None:
 
 
 def test_the_last_map_is_that_of_forward_features() -> None:
-    embedder = backbone._build(Recipe("mobilenetv2_100", seed=0), "mobile")
+    embedder = backbone.build(Recipe("mobilenetv2_100", seed=0), "mobile")
     assert embedder.dim == embedder.channels == 1280
     with torch.inference_mode():
         assert embedder.features(images(1)).shape == (1, 1280, 2, 2)
 
 
 def test_a_stage_drops_what_comes_after_it() -> None:
-    embedder = backbone._build(Recipe("resnet18", stage=3, seed=0), "to layer3")
+    embedder = backbone.build(Recipe("resnet18", stage=3, seed=0), "to layer3")
     assert embedder.dim == 256
     assert not any(key.startswith(("layer4", "fc")) for key in embedder.trunk.state_dict())
     whole = timm.create_model("resnet18", num_classes=0).eval()
@@ -141,13 +148,34 @@ def test_a_stage_drops_what_comes_after_it() -> None:
 def test_every_stage_has_the_channels_that_timm_lists(arch: str) -> None:
     size = 160 if arch == "test_vit" else 64
     for stage, info in enumerate(timm.create_model(arch).feature_info):
-        embedder = backbone._build(Recipe(arch, stage=stage, seed=0), arch)
+        embedder = backbone.build(Recipe(arch, stage=stage, seed=0), arch)
         with torch.inference_mode():
             assert embedder(images(2, size, size)).shape == (2, info["num_chs"])
 
 
+@pytest.mark.parametrize("scale", [2**-0.5, 0.5, 1.5])
+def test_most_networks_are_given_images_as_they_were_before_recipes_had_a_resolution(scale: float) -> None:
+    embedder, x = tiny(), images(2, 75, 50)
+    by_hand = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+    assert embedder.resize(x) is x
+    assert torch.equal(embedder.resize(x, scale), by_hand)
+    with torch.inference_mode():
+        assert torch.equal(embedder(x, scale), embedder(by_hand))
+        assert torch.equal(embedder.features(x, scale), embedder.features(by_hand))
+
+
+def test_what_says_where_weights_are_from_is_no_part_of_a_networks_identity() -> None:
+    embedder = tiny(origin="here", licence="MIT", projector=3, training={"epochs": 2})
+    with torch.no_grad():
+        embedder.pool.p += 0.5
+    assert embedder.identity == {
+        "arch": "test_resnet", "arch_args": {}, "seed": 1, "projector": 3, "gem_p": 3.5, "training": {"epochs": 2},
+        "mean": list(recipes.IMAGENET_MEAN), "std": list(recipes.IMAGENET_STD),
+    }  # fmt: skip
+
+
 def test_tokens_are_no_map() -> None:
-    embedder = backbone._build(Recipe("test_vit", seed=0), "tokens")
+    embedder = backbone.build(Recipe("test_vit", seed=0), "tokens")
     with pytest.raises(ValueError, match=r"tokens ends with \(2, 101, 64\), expected a map .*stage"):
         embedder(images(2, 160, 160))
 
@@ -176,16 +204,81 @@ def test_the_hash_sees_every_weight() -> None:
     assert tiny(seed=2).weights_sha256() != one.weights_sha256()
 
 
+# --- many stages at once ---------------------------------------------------------------------------------------------
+
+
+def read_alone(embedder: Embedder, stage: int, p: float) -> Embedder:
+    """The network that a panel's part stands for: the same weights, ended at the stage, pooled with p."""
+    alone = backbone.build(replace(embedder.recipe, stage=stage, gem_p=p, projector=None), "alone")
+    assert all(torch.equal(v, embedder.trunk.state_dict()[k]) for k, v in alone.trunk.state_dict().items())
+    return alone
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_convnext"])
+def test_a_part_of_a_panel_is_what_that_network_alone_would_have_given(arch: str) -> None:
+    embedder = backbone.build(Recipe(arch, seed=1, gem_p=2.5, projector=4), "whole")
+    panel, x = Panel(embedder, stages=(1, 3), ps=(1, 3, 6.5)), images(3)
+    assert list(panel.columns) == [(1, 1.0), (1, 3.0), (1, 6.5), (3, 1.0), (3, 3.0), (3, 6.5)]
+    assert panel.dim == 3 * sum(embedder.trunk.feature_info[stage]["num_chs"] for stage in (1, 3))
+    with torch.inference_mode():
+        rows = panel(x)
+        assert rows.shape == (3, panel.dim)
+        torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
+        for stage, p in panel.columns:
+            part = panel.part(rows.numpy(), stage, p)
+            torch.testing.assert_close(torch.from_numpy(part), read_alone(embedder, stage, p)(x))
+
+
+def test_a_panel_of_a_network_that_is_cut_off() -> None:
+    embedder = load("random")  # to stage 2
+    panel = Panel(embedder, (2,), (3,))
+    with torch.inference_mode():
+        torch.testing.assert_close(panel(images()), embedder(images()))
+    with pytest.raises(ValueError, match=r"stages must ascend from 0 to at most 2 for random, got \(2, 3\)"):
+        Panel(embedder, (2, 3), (3,))
+
+
+def test_a_panel_through_three_scales(tmp_path: Path) -> None:
+    for i in range(3):
+        noise = np.random.default_rng(i).integers(0, 256, (80, 60 + 10 * (i % 2), 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{i}.png")
+    split = Split(np.array([f"{i}.png" for i in range(3)]), np.arange(3), tmp_path)
+    embedder = tiny()
+    panel = Panel(embedder, (2, 4), (1, 3))
+    rows = load_descriptors(extract(split, panel, tmp_path / "panel", device="cpu"))
+    for stage, p in panel.columns:
+        alone = extract(split, read_alone(embedder, stage, p), tmp_path / f"{stage} {p}", device="cpu")
+        np.testing.assert_allclose(panel.part(rows, stage, p), load_descriptors(alone), atol=2e-6)
+    for other in (Panel(embedder, (2, 4), (1, 2)), Panel(embedder, (3, 4), (1, 3)), embedder):
+        assert other.weights_sha256() == panel.weights_sha256()
+        with pytest.raises(ValueError, match="made with another recipe"):
+            extract(split, other, tmp_path / "panel", device="cpu")
+    assert extract(split, Panel(embedder, (2, 4), (1, 3)), tmp_path / "panel") == tmp_path / "panel" / "descriptors.npy"
+
+
+def test_a_panel_knows_itself() -> None:
+    embedder = tiny()
+    panel, other = Panel(embedder, (2, 4), (1, 3)), Panel(embedder, (2, 4), (1, 2))
+    assert panel.identity != other.identity != embedder.identity != panel.identity
+    assert panel.identity["panel"] == [[2, 1.0], [2, 3.0], [4, 1.0], [4, 3.0]]
+    assert json.loads(json.dumps(panel.identity)) == panel.identity
+    assert panel.name == "tiny-stages-2-4-p-1-3" and not panel.training
+    assert all(own is theirs for own, theirs in zip(panel.trunk.parameters(), embedder.trunk.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("stages", [(), (3, 2), (2, 2), (-1, 2), (5,)])
+def test_stages_that_a_panel_refuses(stages: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="stages must ascend from 0 to at most 4 for tiny"):
+        Panel(tiny(), stages, (3,))
+
+
+@pytest.mark.parametrize("ps", [(), (0,), (3, -1), (math.nan,), (math.inf,), (3, 3.0)])
+def test_exponents_that_a_panel_refuses(ps: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="ps must be positive numbers, at least one and each once"):
+        Panel(tiny(), (2,), ps)
+
+
 # --- names ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "random"])
-def test_timm_knows_the_weights_of_every_recipe(name: str) -> None:
-    recipe = RECIPES[name]
-    config = timm.get_pretrained_cfg(recipe.arch)
-    assert config is not None and config.tag == recipe.arch.split(".")[1]
-    assert config.mean == recipe.mean and config.std == recipe.std
-    assert not recipe.untrained and recipe.origin
 
 
 def test_random_is_the_same_everywhere_and_disturbs_nobody() -> None:
@@ -298,7 +391,20 @@ def test_a_network_without_published_weights_is_not_made_at_random() -> None:
 # --- checkpoints ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{}, {"projector": 6}, {"stage": 2}, {"gem_p": 2.25, "training": {"epochs": 3}}])
+VIT = {"arch": "test_vit", "arch_args": {"dynamic_img_size": True, "global_pool": "token"}, "pooling": "class"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"projector": 6},
+        {"stage": 2},
+        {"gem_p": 2.25, "training": {"epochs": 3}},
+        {"pooling": "mean", "multiple": 16, "longest": 48},
+        VIT | {"multiple": 16, "longest": 160, "projector": 5},
+    ],
+)
 def test_a_checkpoint_comes_back_as_it_went(changes: dict[str, Any], tmp_path: Path) -> None:
     embedder = tiny(mean=TINY.mean, std=TINY.std, **changes)
     with torch.no_grad():
@@ -318,7 +424,7 @@ def test_the_header_is_one_json_object(tmp_path: Path) -> None:
         recipe = json.loads(file.metadata()["recipe"])
     assert recipe == {
         "arch": "test_resnet", "arch_args": {}, "seed": 1,
-        "mean": list(backbone.IMAGENET_MEAN), "std": list(backbone.IMAGENET_STD),
+        "mean": list(recipes.IMAGENET_MEAN), "std": list(recipes.IMAGENET_STD),
     }  # fmt: skip
 
 
@@ -389,8 +495,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "cut").write_bytes(good[: len(good) // 2])
     (tmp_path / "header").write_bytes(good[:8] + b"\xff" * 40 + good[48:])
-    torch.save(tiny().state_dict(), tmp_path / "pickle")
-    for name in ("text", "empty", "cut", "header", "pickle"):
+    for name in ("text", "empty", "cut", "header"):
         with pytest.raises(ValueError, match=f"{name} is no readable safetensors file"):
             load(tmp_path / name)
     safetensors.torch.save_file(tiny().trunk.state_dict(), tmp_path / "bare")

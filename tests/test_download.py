@@ -22,7 +22,7 @@ from types import SimpleNamespace
 import pytest
 
 from metlib import download as room
-from metlib.download import ARCHIVES, PARTS, Archive, DamagedArchive, DownloadError, download, fetch, unpack
+from metlib.download import ARCHIVES, PARTS, Archive, DamagedArchive, DownloadError, File, download, fetch, unpack
 
 NOISE = os.urandom(200_000)  # doesn't compress, so that archives have a middle to be cut in
 
@@ -178,6 +178,26 @@ def test_numbers_of_the_met() -> None:
 def test_archive_is_checked(bad: dict) -> None:
     with pytest.raises(ValueError, match="expected"):
         Archive(**bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"file": "../x"}, "file name is '../x'; expected letters"),
+        ({"file": ".hidden"}, "file name"),
+        ({"file": "a/b"}, "file name"),
+        ({"file": ""}, "file name"),
+        ({"file": "x" * 252}, "file name"),
+        ({"file": "x", "size": 0}, "x: size is 0; expected a positive number"),
+        ({"file": "x", "sha256": "beef"}, "expected 8 to 64 lower-case digits"),
+        ({"file": "x", "sha256": "DEADBEEF"}, "expected 8 to 64"),
+        ({"file": "x", "sha256": "0" * 65}, "expected 8 to 64"),
+    ],
+)
+def test_file_is_checked(bad: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        File(**bad)
+    assert File("swav_800ep.pth.tar", 5, "ca06340c").file == "swav_800ep.pth.tar"
 
 
 # ---- the whole way
@@ -445,6 +465,23 @@ def test_an_unknown_hash_is_recorded_and_compared(site, monkeypatch, tmp_path) -
     sums.write_text("")
     download(tmp_path, "test_met", url=site.url)
     assert tree(tmp_path / "images") == {"test_met/b.jpg": b"b"}
+
+
+def test_leading_digits_of_a_hash_are_enough_and_are_checked(site, tmp_path) -> None:
+    site.files["net.pth.tar"] = NOISE
+    found = hashlib.sha256(NOISE).hexdigest()
+    for digits in (8, 9, 64):
+        folder = tmp_path / str(digits)
+        file = File("net.pth.tar", sha256=found[:digits])
+        assert fetch(file, folder, site.url) == folder / "net.pth.tar"
+        assert tree(folder) == {"net.pth.tar": NOISE, "SHA256SUMS": f"{found}  net.pth.tar\n".encode()}
+    asked = len(site.asked)
+    assert fetch(file, folder, site.url).read_bytes() == NOISE and len(site.asked) == asked  # checked, not fetched
+    for wrong in (found[1:10], found[:8] + ("1" if found[8] == "0" else "0")):  # not leading, one digit off
+        folder = tmp_path / wrong
+        with pytest.raises(DamagedArchive, match=f"net.pth.tar: expected SHA-256 {wrong}, found {found}; set aside"):
+            fetch(File("net.pth.tar", sha256=wrong), folder, site.url)
+        assert [path.name for path in folder.iterdir()] == ["net.pth.tar.damaged"]
 
 
 @pytest.mark.parametrize("known", [True, False])

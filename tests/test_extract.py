@@ -1,16 +1,13 @@
-"""Extraction against one image at a time, through kills, damage and change; and pickles that want to do more."""
+"""Extraction against one image at a time, through kills, damage and change."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,7 @@ from PIL import Image
 from metlib import __version__, backbone, dataset, extract
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Museum, Split
-from metlib.extract import SCALES, Described, describe, load_descriptors, load_labels, load_recipe, read_official
+from metlib.extract import SCALES, describe, load_descriptors, load_labels, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = [(64, 48), (48, 64), (64, 48), (72, 72), (64, 48), (96, 50), (72, 72), (48, 64), (64, 48), (57, 61)]
@@ -32,7 +29,7 @@ SHAPES = [(64, 48), (48, 64), (64, 48), (72, 72), (64, 48), (96, 50), (72, 72), 
 
 @pytest.fixture(scope="session")
 def embedder() -> Embedder:
-    return backbone._build(Recipe("test_resnet", seed=1), "tiny")
+    return backbone.build(Recipe("test_resnet", seed=1), "tiny")
 
 
 @pytest.fixture
@@ -139,7 +136,7 @@ def test_company_does_not_matter(split: Split, embedder: Embedder, tmp_path: Pat
 
 
 def test_a_stage_and_a_projector_too(split: Split, tmp_path: Path) -> None:
-    network = backbone._build(Recipe("test_resnet", stage=2, projector=9, seed=4), "short")
+    network = backbone.build(Recipe("test_resnet", stage=2, projector=9, seed=4), "short")
     rows = load_descriptors(run(split, network, tmp_path / "out"))
     assert rows.shape == (10, 9)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
@@ -185,35 +182,6 @@ def test_a_finished_folder_is_returned_at_once(
     assert run(split, embedder, tmp_path / "out") == path
 
 
-def test_readers_refuse_what_is_not_there_or_damaged(split: Split, embedder: Embedder, tmp_path: Path) -> None:
-    for missing in (tmp_path / "none", tmp_path / "none" / "descriptors.npy"):
-        with pytest.raises(FileNotFoundError, match=r"descriptors.*isn't finished|none.*isn't finished"):
-            load_descriptors(missing)
-    path = run(split, embedder, tmp_path / "out")
-    good = path.read_bytes()
-    huge = good.replace(b"(10, 96)", b"(9999999999, 96)".ljust(8))
-    damaged = {"cut": good[:-5], "empty": b"", "text": b"hello", "zip": b"PK\x03\x04" + good, "huge": huge}
-    for content in damaged.values():
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"descriptors\.npy is damaged"):
-            load_descriptors(path)
-    for array in (np.ones((3, 4)), np.ones(4, np.float32)):
-        np.save(path, array)
-        with pytest.raises(ValueError, match="expected float32 with 2 axes"):
-            load_descriptors(path)
-    for bad, word in ((np.nan, "NaN"), (0, "zero")):
-        np.save(path, np.full((2, 3), bad, np.float32))
-        with pytest.raises(ValueError, match=word):
-            load_descriptors(path)
-    np.save(path, np.array([{}]), allow_pickle=True)
-    with pytest.raises(ValueError, match="damaged"):
-        load_descriptors(path)
-    for text in ("{", "[1]"):
-        (path.parent / "recipe.json").write_text(text)
-        with pytest.raises(ValueError, match=r"recipe.json"):
-            load_recipe(path)
-
-
 # --- kill and resume ------------------------------------------------------------------------------------------------
 
 KILLED = """
@@ -222,7 +190,7 @@ KILLED = """
     sys.path[:0] = [{root!r}, {tests!r}]
     import test_extract as t
     from metlib import backbone, dataset, extract
-    network = backbone._build(backbone.Recipe("test_resnet", seed=1), "tiny")
+    network = backbone.build(backbone.Recipe("test_resnet", seed=1), "tiny")
     real, opened = dataset.read_image, []
     def read(path):
         opened.append(path)
@@ -290,7 +258,7 @@ def test_another_recipe_is_refused(finish: bool, split: Split, embedder: Embedde
     else:
         interrupted(split, embedder, out)
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    other_weights = backbone._build(Recipe("test_resnet", seed=2), "tiny")
+    other_weights = backbone.build(Recipe("test_resnet", seed=2), "tiny")
     other_pixels = Embedder(embedder.trunk, replace(embedder.recipe, mean=(0, 0, 0)), "tiny").eval()
     for key, arguments, options in (
         ("scales", (split, embedder), {"scales": (1,)}),
@@ -415,7 +383,7 @@ def test_a_split_without_one_readable_image(split: Split, embedder: Embedder, tm
 
 
 def test_a_descriptor_without_direction_names_its_image(split: Split, tmp_path: Path) -> None:
-    network = backbone._build(Recipe("test_resnet", seed=1, projector=4), "broken")
+    network = backbone.build(Recipe("test_resnet", seed=1, projector=4), "broken")
     for value in (float("nan"), 0.0):
         with torch.no_grad():
             network.projector.weight.fill_(value)
@@ -501,13 +469,13 @@ def test_cudnn_stays_on_and_tf32_off(split: Split, embedder: Embedder) -> None:
     class Spy(torch.nn.Module):
         dim = 3
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32, x.dtype, x.shape))
+        def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
+            seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32, x.dtype, x.shape, scale))
             return torch.ones(len(x), 3)
 
     before = torch.backends.cudnn.enabled
     extract._multiscale(Spy(), torch.zeros(2, 64, 48, 3, dtype=torch.uint8), (1, 0.5))  # type: ignore[arg-type]
-    assert seen == [(True, False, torch.float32, (2, 3, 64, 48)), (True, False, torch.float32, (2, 3, 32, 24))]
+    assert seen == [(True, False, torch.float32, (2, 3, 64, 48), scale) for scale in (1, 0.5)]
     assert torch.backends.cudnn.enabled == before
 
 
@@ -528,6 +496,8 @@ def test_describe_repeats_nothing(
 ) -> None:
     full = describe(museum, embedder, tmp_path / "work", device="cpu")
     assert full.museum.database is museum.database
+    assert full.made_by["backbone"] == "tiny" and full.made_by["weights"] == embedder.weights_sha256()
+    assert full.made_by["scales"] == SCALES and full.made_by["network"]["arch"] == "test_resnet"
     for split, name in museum.splits():
         alone = load_descriptors(run(split, embedder, tmp_path / name))
         np.testing.assert_allclose(getattr(full, name), alone, atol=1e-5)
@@ -542,7 +512,7 @@ def test_describe_repeats_nothing(
     for options in ({"scales": (1,)},):
         other = describe(museum, embedder, tmp_path / "work", device="cpu", **options)
         assert not np.allclose(other.val, full.val)
-    other = describe(museum, backbone._build(Recipe("test_resnet", seed=2), "tiny"), tmp_path / "work", device="cpu")
+    other = describe(museum, backbone.build(Recipe("test_resnet", seed=2), "tiny"), tmp_path / "work", device="cpu")
     assert not np.allclose(other.val, full.val)  # of the same name, but other weights: another folder
 
 
@@ -558,156 +528,6 @@ def test_describe_aligns_the_museum_with_what_was_skipped(museum: Museum, embedd
     assert (len(described.database), len(described.val), len(described.test)) == (7, 6, 5)
     for split, name in described.museum.splits():
         assert cosine(getattr(described, name), one_by_one(split, embedder)).min() > 1 - 1e-5
-
-
-def test_described_checks_lengths(museum: Museum) -> None:
-    rows = {split: np.ones((n, 3), np.float32) for split, n in (("database", 8), ("val", 6), ("test", 6))}
-    Described(museum, **rows)
-    for name in rows:
-        with pytest.raises(ValueError, match=rf"{name}: \d descriptors but \d labels"):
-            Described(museum, **(rows | {name: np.ones((7, 3), np.float32)}))
-
-
-# --- the authors' pickle --------------------------------------------------------------------------------------------
-
-
-def official(dtype: str = "<f4") -> dict[str, NDArray[Any]]:
-    generator = np.random.default_rng(0)
-    sizes = {"train_descriptors": 5, "val_descriptors": 3, "test_descriptors": 4}
-    return {name: generator.normal(size=(n, 6)).astype(dtype) for name, n in sizes.items()}
-
-
-def write(tmp_path: Path, content: Any, protocol: int = 4) -> Path:
-    path = tmp_path / "descriptors.pkl"
-    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol))
-    return path
-
-
-@pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])
-def test_the_authors_arrays_come_back(protocol: int, dtype: str, tmp_path: Path) -> None:
-    content = official(dtype)
-    content["val_descriptors"] = np.asfortranarray(content["val_descriptors"])
-    content["test_descriptors"] = content["test_descriptors"][::2]
-    read = read_official(write(tmp_path, content, protocol))
-    assert list(read) == list(content)
-    for name, array in read.items():
-        assert array.dtype == np.float32 and array.flags.c_contiguous and array.flags.writeable
-        np.testing.assert_array_equal(array, content[name].astype(np.float32))
-
-
-@pytest.mark.parametrize("protocol", [0, 2])
-def test_files_of_either_numpy_are_read(protocol: int, tmp_path: Path) -> None:
-    data = pickle.dumps(official(), protocol)
-    old, new = (data.replace(b"numpy._core", b"numpy.core"), data.replace(b"numpy.core", b"numpy._core"))
-    assert old != new or np.__version__ < "2"
-    for version in (old, new):
-        np.testing.assert_array_equal(
-            read_official(write(tmp_path, version))["val_descriptors"], official()["val_descriptors"]
-        )
-
-
-class Calls:
-    """Pickles as a call of anything with anything, and then a state."""
-
-    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
-        self.how = (function, arguments) if state is None else (function, arguments, state)
-
-    def __reduce__(self) -> Any:
-        return self.how
-
-
-RECONSTRUCT = np.zeros(1).__reduce__()[0]
-FROMBUFFER = np.zeros(1).__reduce_ex__(5)[0]
-F4 = np.dtype("<f4")
-
-
-def array_of(*state: Any) -> Calls:
-    return Calls(RECONSTRUCT, np.ndarray, (0,), b"b", state=state)
-
-
-def wild() -> Calls:
-    """Two made-up pointers as Python objects, which numpy's own __setstate__ accepts."""
-    objects = Calls(np.dtype, "O8", False, True, state=(3, "|", None, None, None, -1, -1, 0))
-    return array_of(1, (2,), objects, False, b"\x41" * 16)
-
-
-def hostile(marker: str) -> dict[str, Any]:
-    touch = f"open({marker!r}, 'w').close()"
-    rows = b"\0" * 16
-    return {
-        "os.system": Calls(os.system, f"touch {marker}"),
-        "eval": Calls(eval, touch),
-        "exec nested": {"train_descriptors": [({"x": Calls(exec, touch)},)]},
-        "subprocess": Calls(subprocess.Popen, ["touch", marker]),
-        "open": Calls(io.open, marker, "w"),
-        "as a state": Calls(RECONSTRUCT, np.ndarray, (0,), b"b", state=Calls(eval, touch)),
-        "as an argument": Calls(np.dtype, Calls(eval, touch), False, True),
-        "numpy.load": f"cnumpy\nload\n(V{marker}\ntR.".encode(),
-        "numpy.save": b"cnumpy\nsave\n(V" + marker.encode() + b"\nI1\ntR.",
-        "numpy file": b"cnumpy\nndarray.tofile\n(V" + marker.encode() + b"\ntR.",
-        "stack global": b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c" + bytes([len("touch " + marker)])
-        + f"touch {marker}".encode() + b"\x85R.",
-        "inst": f"(S'touch {marker}'\nios\nsystem\n.".encode(),
-        "runpy": b"crunpy\nrun_path\n(Vx.py\ntR.",
-        "objects": {"x": np.array([[1, "a"]], dtype=object)},
-        "records": {"x": np.zeros((2, 2), dtype=[("a", "f4")])},
-        "texts": {"x": np.array([["a"]])},
-        "integers": {"x": np.zeros((2, 2), dtype=int)},
-        "1-D": {"x": np.zeros(3, dtype=np.float32)},
-        "3-D": {"x": np.zeros((3, 3, 3), dtype=np.float32)},
-        "scalar": {"x": np.float32(3)},
-        "list": [np.zeros((2, 2), dtype=np.float32)],
-        "array": np.zeros((2, 2), dtype=np.float32),
-        "number": {"x": 3},
-        "dtype": {"x": F4},
-        "bytes": {"x": b"abc"},
-        "key": {3: np.zeros((2, 2), dtype=np.float32)},
-        "nothing": {},
-        "huge shape": {"x": array_of(1, (2**40, 2**20), F4, False, rows)},
-        "overflowing shape": {"x": array_of(1, (2**62, 4), F4, False, rows)},
-        "negative shape": {"x": array_of(1, (-1, 2), F4, False, rows)},
-        "no values": {"x": Calls(RECONSTRUCT, np.ndarray, (0,), b"b")},
-        "huge ndarray": {"x": Calls(np.ndarray, (2**20, 2**20))},
-        "ndarray": {"x": Calls(np.ndarray, (2, 2))},
-        "huge buffer": {"x": Calls(FROMBUFFER, rows, F4, (2**40, 4), "C")},
-        "text buffer": {"x": Calls(FROMBUFFER, "0000", F4, (1, 1), "C")},
-        "order": {"x": Calls(FROMBUFFER, rows, F4, (2, 2), "X")},
-        "pointers": {"x": wild()},
-        "pointers followed": {"x": Calls(FROMBUFFER, b"1234", np.dtype("u1"), wild(), "C")},
-        "dtype state": {"x": array_of(1, (2, 2), Calls(np.dtype, "f4", False, True, state=(3, 5, 5, 5)), False, rows)},
-        "codec": {"x": b"c_codecs\nencode\n(Vabc\nVzip\ntR."},
-        "raw codec": b"c_codecs\nencode\n(Vabc\nVzip\ntR.",
-        "codec of a kind": b"c_codecs\nencode\n(I3\nVlatin1\ntR.",
-        "state of a function": b"c_codecs\nencode\n}S'__globals__'\nI1\nsb.",
-        "slots of a function": b"c_codecs\nencode\n(N}S'__defaults__'\n)stb.",
-        "extension": b"\x80\x02\x82\x01.",
-        "persistent": b"Pabc\n.",
-        "deep": b"(" * 200_000 + b"t" * 200_000 + b".",
-        "empty": b"",
-        "garbage": b"\x00\xff garbage",
-        "torch": b"\x80\x02ctorch._utils\n_rebuild_tensor\n(tR.",
-        "truncated": pickle.dumps(official(), 4)[:-50],
-        "cut short": pickle.dumps(official(), 2)[:40],
-        "long": b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f" + b"abc.",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("case", hostile("/marker"))
-def test_a_hostile_or_damaged_pickle_runs_nothing(case: str, tmp_path: Path) -> None:
-    marker = tmp_path / "ran"
-    content = hostile(str(marker))[case]
-    for protocol in (2, 4, 5):
-        with pytest.raises(ValueError, match=r"descriptors\.pkl"):
-            read_official(write(tmp_path, content, protocol))
-    time.sleep(0.05 if case == "subprocess" else 0)
-    assert [p.name for p in tmp_path.iterdir()] == ["descriptors.pkl"]
-    read_official(write(tmp_path, official()))  # and it left nothing changed behind
-
-
-def test_a_missing_pickle(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.pkl"):
-        read_official(tmp_path / "none.pkl")
 
 
 def test_a_run_that_made_nothing_leaves_nothing_to_resume(split: Split, embedder: Embedder, tmp_path: Path) -> None:

@@ -1,0 +1,272 @@
+"""The named networks of the study and what it takes to use each right: the `Recipe`, `RECIPES`, and files by URL."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import timm
+import torch
+
+from metlib.download import File
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+POOLINGS = ("gem", "mean", "class", "head")
+"""GeM or the mean over a map's positions; a transformer's class token; or what the network itself ends with."""
+
+# Arguments of timm.create_model that a checkpoint must not set: they load other files, come from `load` itself, or
+# make something else than a network from RGB images to one map.
+_FORBIDDEN_ARGS = {
+    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir",
+    "num_classes", "in_chans", "features_only", "out_indices",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What it takes to build a network and use it right; the JSON object in a checkpoint's header.
+
+    `arch` is a timm name (with its weights' tag for a named recipe), `arch_args` further arguments for it, `mean`
+    and `std` the pixel statistics it was trained with. `pooling` makes one vector of the network's output: "gem" over
+    a map's positions (for maps that are never negative, with exponent `gem_p`); "mean" over them, or over a
+    transformer's patch tokens without its prefix tokens; "class", the class token; "head", the network's own pooling
+    (attention in SigLIP, mean and normalisation in ConvNeXt). `stage` is an index into timm's `feature_info` (None:
+    the network's end), `projector` the output dimension of a linear layer after pooling (None: no such layer).
+    Resolution: images keep their size, except that sides are rounded to a `multiple` (a transformer's patch), and
+    that the longer side is brought down to `longest` pixels where positions were learned for no more.
+    `origin` says where the weights come from, `licence` under which terms, `training` how they were trained, `seed`
+    is set for untrained weights only. Raises ValueError for values that are none of these.
+    """
+
+    arch: str
+    arch_args: Mapping[str, Any] = field(default_factory=dict)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    pooling: str = "gem"
+    gem_p: float = 3.0
+    stage: int | None = None
+    projector: int | None = None
+    multiple: int = 1
+    longest: int | None = None
+    origin: str = ""
+    licence: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.arch, str) or not timm.is_model(self.arch):
+            known = f"is no model that timm {timm.__version__} knows"
+            raise ValueError(f"arch {self.arch!r} {known}{nearest(self.arch)}")
+        if not isinstance(self.arch_args, Mapping) or _FORBIDDEN_ARGS & set(self.arch_args):
+            without = sorted(_FORBIDDEN_ARGS)
+            raise ValueError(f"arch_args must be an object without {without}, got {self.arch_args!r}")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list) or len(value) != 3 or not all(map(_is_number, value)):
+                raise ValueError(f"{name} must be three numbers, got {value!r}")
+            object.__setattr__(self, name, tuple(float(v) for v in value))
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std!r}")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
+        if not _is_number(self.gem_p) or self.gem_p <= 0:
+            raise ValueError(f"gem_p must be a positive number, got {self.gem_p!r}")
+        for name, kind in (("origin", str), ("licence", str), ("training", Mapping)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        for name, least in (("stage", 0), ("projector", 1), ("longest", 1), ("multiple", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if (value is not None or name == "multiple") and (type(value) is not int or not least <= value < 2**63):
+                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if self.stage is not None and self.pooling in ("class", "head"):
+            raise ValueError(
+                f"pooling {self.pooling!r} reads the network's end: leave stage out, or pool by gem or mean"
+            )
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the weights are random numbers: a floor to compare with, not a result."""
+        return self.seed is not None
+
+    @property
+    def resolution(self) -> str:
+        """The resolution rule in words."""
+        rounded = f", sides rounded to multiples of {self.multiple}" if self.multiple > 1 else ""
+        return (f"at most {self.longest} pixels" if self.longest else "native size") + rounded
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the recipe as a JSON object: `arch`, `arch_args`, `mean`, `std`, and what differs from the defaults."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain |= {"mean": list(self.mean), "std": list(self.std)}
+        plain |= {"arch_args": dict(self.arch_args), "training": dict(self.training)}
+        always = ("arch", "arch_args", "mean", "std")
+        defaults = {"pooling": "gem", "gem_p": 3.0, "multiple": 1, "origin": "", "licence": "", "training": {}}
+        return {k: v for k, v in plain.items() if k in always or v != defaults.get(k)}
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Read a recipe from a checkpoint's header. Raises ValueError for anything that isn't one."""
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"the recipe is damaged JSON ({error})") from None
+        known = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or "arch" not in values or set(values) - known:
+            extra = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
+            expected = f"a recipe is a JSON object with 'arch' and otherwise only {sorted(known - {'arch'})}"
+            raise ValueError(f"{expected}, got {extra if extra else 'no arch'}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"the recipe holds a value of the wrong kind: {error}") from None
+
+
+def _is_number(value: object) -> bool:
+    """Say whether a value from outside is a finite number that a float can hold, and no bool."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
+def nearest(name: object) -> str:
+    """Name the recipes and timm models that are spelled most like `name`, as the end of an error message."""
+    if not isinstance(name, str):
+        return ""
+    known = {known.casefold(): known for known in (*timm.list_models(), *timm.list_pretrained(), *RECIPES)}
+    close = difflib.get_close_matches(name.casefold()[:100], known, n=3)
+    return f"; the nearest names are {', '.join(known[c] for c in close)}" if close else ""
+
+
+def of_timm(name: str) -> Recipe:
+    """Make the recipe of any timm model, its pooling and resolution rule after the network's family.
+
+    Maps are pooled by GeM. Transformers of one token size give their class token, or the mean of their patch tokens,
+    or what their own head attends to, whichever they have; where positions were learned for one size of image, that
+    is the longest side. Raises ValueError for a name that timm doesn't know (the nearest are offered), and for a
+    transformer that timm has no `dynamic_img_size` for.
+    """
+    try:
+        config: Any = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # the network is known, the tag of its weights isn't
+        config = None
+    if config is None:
+        raise ValueError(f"backbone {name!r} is no recipe ({', '.join(RECIPES)}), file or timm model{nearest(name)}")
+    given = {"mean": config.mean, "std": config.std, "licence": config.license or "not stated", "origin": "timm"}
+    with torch.device("meta"):  # shapes without memory: what family is it?
+        trunk: Any = timm.create_model(name, pretrained=False)
+    if not hasattr(trunk, "num_prefix_tokens"):
+        return Recipe(name, **given)
+    if not hasattr(trunk, "dynamic_img_size"):
+        raise ValueError(
+            f"{name} is of a family that metlib can't give images in their own size: take a network that ends in a "
+            "map, or one of timm's transformers that take any size (vit_..., deit_..., eva02_...)"
+        )
+    pooling = "class" if trunk.cls_token is not None else "mean"
+    pooling = "head" if trunk.global_pool == "map" else pooling
+    longest = None if getattr(trunk, "rope", None) is not None else max(config.input_size[1:])
+    arch_args = {"dynamic_img_size": True} | ({"global_pool": "token"} if pooling == "class" else {})
+    patch = trunk.patch_embed.feat_ratio()  # pixels a token, those of a convolutional stem included
+    return Recipe(name, arch_args, pooling=pooling, multiple=patch, longest=longest, **given)
+
+
+def _of(arch: str, source: tuple[str, str], **more: Any) -> Recipe:
+    """A recipe with the mean and std that timm has for these weights; `source` is their origin and licence."""
+    config: Any = timm.get_pretrained_cfg(arch)
+    origin, licence = source
+    return Recipe(arch, mean=config.mean, std=config.std, origin=origin, licence=licence, **more)
+
+
+def _vit(arch: str, source: tuple[str, str], patch: int, longest: int | None = None, pooling: str = "class") -> Recipe:
+    """A vision transformer that takes images of any shape; it has a class token, or a head that attends."""
+    arch_args = {"dynamic_img_size": True} | ({"global_pool": "token"} if pooling == "class" else {})
+    return _of(arch, source, arch_args=arch_args, pooling=pooling, multiple=patch, longest=longest)
+
+
+# Origin and licence. timm's own note of a licence changes with its version, and is missing in some.
+_IMAGENET = ("ImageNet-1k, torchvision", "BSD-3-Clause")
+_GOOGLE = ("ImageNet-1k, Google's, ported by torchvision", "Apache-2.0")
+_KERAS = ("ImageNet-1k, ported from Keras", "Apache-2.0")
+_SWSL = ("semi-weakly supervised on a billion images, then ImageNet-1k: Yalniz et al., 2019", "CC BY-NC 4.0")
+_SWAV = ("self-supervised on ImageNet-1k: Caron et al., SwAV, NeurIPS 2020", "CC BY-NC 4.0")
+_SIN = ("Shape-ResNet, Stylized-ImageNet and ImageNet-1k: Geirhos et al., ICLR 2019", "not stated beside the weights")
+_DINOV2 = ("self-supervised on LVD-142M: Oquab et al., DINOv2, TMLR 2024", "Apache-2.0")
+_DINOV3 = ("self-supervised on LVD-1689M: Siméoni et al., DINOv3, 2025", "DINOv3 License")
+_CLIP = ("image and text, 400 million pairs: Radford et al., CLIP, ICML 2021", "MIT")
+_SIGLIP = ("image and text, WebLI: Tschannen et al., SigLIP 2, 2025", "Apache-2.0")
+
+RECIPES: dict[str, Recipe] = {
+    "R18IN": _of("resnet18.tv_in1k", _IMAGENET),
+    "R50IN": _of("resnet50.tv_in1k", _IMAGENET),
+    "R50SwAV": Recipe("resnet50", origin=_SWAV[0], licence=_SWAV[1]),
+    "R50SIN": Recipe("resnet50", origin=_SIN[0], licence=_SIN[1]),
+    "R18SWSL": _of("resnet18.fb_swsl_ig1b_ft_in1k", _SWSL),
+    "R50SWSL": _of("resnet50.fb_swsl_ig1b_ft_in1k", _SWSL),
+    "RX50-32x4d-SWSL": _of("resnext50_32x4d.fb_swsl_ig1b_ft_in1k", _SWSL),
+    "RX101-32x4d-SWSL": _of("resnext101_32x4d.fb_swsl_ig1b_ft_in1k", _SWSL),
+    "RX101-32x8d-SWSL": _of("resnext101_32x8d.fb_swsl_ig1b_ft_in1k", _SWSL),
+    "RX101-32x16d-SWSL": _of("resnext101_32x16d.fb_swsl_ig1b_ft_in1k", _SWSL),
+    # Positions were learned for 518 pixels; the Met's images have 500 at most, so they keep their size.
+    "DINOv2-S": _vit("vit_small_patch14_dinov2.lvd142m", _DINOV2, 14, 518),
+    "DINOv2-B": _vit("vit_base_patch14_dinov2.lvd142m", _DINOV2, 14, 518),
+    "DINOv2-L": _vit("vit_large_patch14_dinov2.lvd142m", _DINOV2, 14, 518),
+    "DINOv2-g": _vit("vit_giant_patch14_dinov2.lvd142m", _DINOV2, 14, 518),
+    "DINOv2-S-reg": _vit("vit_small_patch14_reg4_dinov2.lvd142m", _DINOV2, 14, 518),
+    "DINOv2-B-reg": _vit("vit_base_patch14_reg4_dinov2.lvd142m", _DINOV2, 14, 518),
+    "DINOv2-L-reg": _vit("vit_large_patch14_reg4_dinov2.lvd142m", _DINOV2, 14, 518),
+    "DINOv2-g-reg": _vit("vit_giant_patch14_reg4_dinov2.lvd142m", _DINOV2, 14, 518),
+    # Rotary positions know no largest size.
+    "DINOv3-S": _vit("vit_small_patch16_dinov3.lvd1689m", _DINOV3, 16),
+    "DINOv3-B": _vit("vit_base_patch16_dinov3.lvd1689m", _DINOV3, 16),
+    "DINOv3-L": _vit("vit_large_patch16_dinov3.lvd1689m", _DINOV3, 16),
+    "DINOv3-7B": _vit("vit_7b_patch16_dinov3.lvd1689m", _DINOV3, 16),
+    # Their maps have negative values, which GeM would cut off.
+    "DINOv3-ConvNeXt-T": _of("convnext_tiny.dinov3_lvd1689m", _DINOV3, pooling="head"),
+    "DINOv3-ConvNeXt-S": _of("convnext_small.dinov3_lvd1689m", _DINOV3, pooling="head"),
+    "DINOv3-ConvNeXt-B": _of("convnext_base.dinov3_lvd1689m", _DINOV3, pooling="head"),
+    "DINOv3-ConvNeXt-L": _of("convnext_large.dinov3_lvd1689m", _DINOV3, pooling="head"),
+    "CLIP-B16": _vit("vit_base_patch16_clip_quickgelu_224.openai", _CLIP, 16, 224),
+    "CLIP-L14": _vit("vit_large_patch14_clip_quickgelu_224.openai", _CLIP, 14, 224),
+    "CLIP-L14-336": _vit("vit_large_patch14_clip_quickgelu_336.openai", _CLIP, 14, 336),
+    "SigLIP2-B16": _vit("vit_base_patch16_siglip_512.v2_webli", _SIGLIP, 16, 512, "head"),
+    "SigLIP2-L16": _vit("vit_large_patch16_siglip_512.v2_webli", _SIGLIP, 16, 512, "head"),
+    "SigLIP2-So400m": _vit("vit_so400m_patch16_siglip_512.v2_webli", _SIGLIP, 16, 512, "head"),
+    "VGG19": _of("vgg19.tv_in1k", _IMAGENET),
+    "Inception-v3": _of("inception_v3.tv_in1k", _GOOGLE),
+    "Xception": _of("legacy_xception.tf_in1k", _KERAS),
+    "random": Recipe("resnet18", stage=2, seed=0, origin="untrained: a floor, not a result"),
+}
+"""The study's networks by its names, those that lead today, and three for the transfer study.
+
+`random` is a small untrained one: what code and pixels give without learning.
+"""
+
+FILES: dict[str, tuple[str, File]] = {
+    # Nobody published the hash of this one: the first download pins it, see `download.fetch`.
+    "R50SwAV": ("https://dl.fbaipublicfiles.com/deepcluster/", File("swav_800ep_pretrain.pth.tar")),
+    "R50SIN": (
+        "https://bitbucket.org/robert_geirhos/texture-vs-shape-pretrained-models/raw/"
+        "60b770e128fffcbd8562a3ab3546c1a735432d03/",
+        File(
+            "resnet50_finetune_60_epochs_lr_decay_after_30_start_resnet50_train_45_epochs_combined_IN_SF"
+            "-ca06340c.pth.tar",
+            sha256="ca06340c",
+        ),
+    ),
+    "Xception": (
+        "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-cadene/",
+        File("xception-43020ad28.pth", sha256="43020ad28"),
+    ),
+}
+"""Weights that the Hub hasn't got, by the recipe that loads them: the folder's address, and the file."""
+
+
+def find_in_files(recipe: Recipe) -> str | None:
+    """Name the entry of FILES that holds a recipe's weights, whatever stage and pooling it reads them with."""
+    same = (name for name in FILES if RECIPES[name].arch == recipe.arch and RECIPES[name].origin == recipe.origin)
+    return next(same, None)

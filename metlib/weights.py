@@ -1,0 +1,196 @@
+"""Weights in other people's files: fetched by URL and hash, read without running them, renamed to timm's names.
+
+Three forms are read: a plain state dict (safetensors too), one under `state_dict` (as training scripts leave it, with
+optimiser and scores), and the Met authors' checkpoints, whose ResNet is a Sequential, with GeM's p and the FC projector
+beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor
+
+from metlib import download
+from metlib.recipes import FILES, Recipe
+
+ENVIRONMENT = "METLIB_WEIGHTS"
+"""Environment variable that names a folder of weights files, looked through before anything is fetched."""
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin")
+_WHOLE = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")  # as folders of the Hub have them
+
+# Children of torchvision's ResNet in order, as `nn.Sequential` numbers them in the authors' checkpoints.
+_SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+# What was only needed in training: classifiers (Inception has a second), SwAV's projection head and prototypes.
+_HEADS = re.compile(r"(fc|classifier|head|AuxLogits|projection_head|prototypes|predictor)\.")
+_RESNETS = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d",
+    "resnext101_32x4d", "resnext101_32x8d", "resnext101_32x16d",
+)  # fmt: skip
+
+
+def find(name: str, arch: str, place: str | Path | None = None) -> Path | None:
+    """Find the weights of a recipe or timm model on this disk: in `place`, a file or a folder, or in METLIB_WEIGHTS.
+
+    A folder may hold files named after the recipe, the model with its tag, or the file of a URL, or folders of
+    these names as the Hub lays them out. Raises FileNotFoundError where `place` is given and holds no such file.
+    """
+    given = place if place is not None else os.environ.get(ENVIRONMENT)
+    if not given:
+        return None
+    folder = Path(given).expanduser()
+    if folder.is_file():
+        return folder
+    stems, files = [name], [FILES[name][1].file] if name in FILES else []
+    if name not in FILES or "." in arch:  # without a tag, other weights have that arch too
+        config: Any = timm.get_pretrained_cfg(arch)
+        hub = [config.hf_hub_id.split("/")[-1]] if config and config.hf_hub_id else []
+        stems = list(dict.fromkeys([name, arch, *hub]))
+    named = [*files, *(f"{stem}{SUFFIXES[0]}" for stem in stems)]
+    files += [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
+    files += [f"{stem}/{whole}" for stem in stems for whole in _WHOLE]
+    found = next((folder / file for file in files if (folder / file).is_file()), None)
+    if found is None and place is not None:
+        raise FileNotFoundError(
+            f"{folder} has no weights of {name}: expected {' or '.join(named)} (or {', '.join(SUFFIXES[1:])}), "
+            f"or {_WHOLE[0]} in a folder of that name"
+        )
+    return found
+
+
+def fetch(name: str) -> Path:
+    """Fetch the file of a recipe in `recipes.FILES`, once, into torch's cache, hash and all; return its path.
+
+    With HF_HUB_OFFLINE set nothing is fetched. Raises `download.DownloadError` as `download.fetch` does.
+    """
+    url, file = FILES[name]
+    folder = Path(torch.hub.get_dir()) / "metlib"
+    offline = os.environ.get("HF_HUB_OFFLINE", "").casefold() in ("1", "on", "yes", "true")
+    if offline and not (folder / file.file).exists():
+        raise download.DownloadError(
+            f"HF_HUB_OFFLINE is set and {folder / file.file} isn't there: fetch {url}{file.file} elsewhere and copy it"
+        )
+    return download.fetch(file, folder, url)
+
+
+def is_torch(path: Path) -> bool:
+    """Say whether a file is one that `torch.save` wrote: a zip archive, or a pickle as before PyTorch 1.6."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    # safetensors begins with the length of its header in eight bytes, whose first may be 0x80 too, and the header's {.
+    return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:] != b"{")
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors or `torch.save` file by name, without running anything in it.
+
+    `module.`, which DataParallel puts before every name, is taken off.
+    Raises ValueError for a file that is damaged, asks for other code, or holds no plain tensors by name.
+    """
+    # numpy's scalars (the authors saved a val GAP) are stood in for: numpy's own would believe what the file says.
+    stand_ins: list[Any] = [(_Number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    stand_ins += [(_Dtype, "numpy.dtype"), (_Dtype, "numpy.dtypes.Float64DType"), (_Dtype, "numpy.dtypes.Float32DType")]
+    content: Any
+    try:
+        if is_torch(path):
+            with torch.serialization.safe_globals([*stand_ins, _Number, _Dtype]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            content = safetensors.torch.load_file(path)
+    except Exception as error:  # a damaged file can make the machine raise anything
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        if asked:
+            reason = f"it asks for {asked[1]}, expected nothing but tensors and numbers; nothing of it was run"
+        else:
+            # Of what torch refuses it says first how to run it none the less.
+            told = "not as torch.save writes" if "Weights only" in str(error) else str(error)[:200]
+            reason = f"{type(error).__name__}: {told}; a damaged or cut download? fetch it again"
+        raise ValueError(f"{path} can't be read as weights: {reason}") from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors or not all(isinstance(key, str) for key in tensors):
+        raise ValueError(
+            f"{path} holds {type(content).__name__}, expected weights by name, or those under 'state_dict'"
+        )
+    if odd := next((key for key, tensor in tensors.items() if not _is_plain(tensor)), None):
+        raise ValueError(f"{path}: {odd} is no plain tensor with a place in the file for every value: save it again")
+    return {re.sub(r"^(module\.)+", "", key): tensor for key, tensor in tensors.items()}
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Say whether a tensor is as large as it says: sparse, empty and expanded ones can claim any shape."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+class _Dtype:
+    """Stands for a numpy dtype in a checkpoint; whatever is asked of it is forgotten."""
+
+    def __init__(self, *arguments: Any) -> None: ...
+    def __setstate__(self, state: Any) -> None: ...
+
+
+class _Number(_Dtype):
+    """Stands for a numpy scalar in a checkpoint: a score, which no weight needs."""
+
+
+def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give foreign weights timm's names, the projector as `projector.*` and GeM's p as `pool.p`, without heads.
+
+    `module.` (DataParallel) and `backbone.` are taken off, a Sequential's numbers become layers, and a bias of
+    shape (1, D) becomes (D,): so the authors store their projector's, where PCA initialised it.
+    """
+    renamed = {}
+    for key, tensor in tensors.items():
+        name = re.sub(r"^(module\.|backbone\.)+", "", key)
+        first, _, rest = name.partition(".")
+        name = f"{_SEQUENTIAL[first]}.{rest}" if first in _SEQUENTIAL else name
+        if not _HEADS.match(name):
+            bias = name == "projector.bias" and tensor.ndim == 2 and len(tensor) == 1
+            renamed[name] = tensor[0] if bias else tensor
+    return renamed
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> Recipe:
+    """Tell which ResNet renamed weights belong to, by the shapes, and make its recipe.
+
+    Raises ValueError where none fits (the nearest, and the first keys that differ), and for a GeM or projector that
+    isn't one.
+    """
+    shapes = {k: tuple(v.shape) for k, v in tensors.items() if k != "pool.p" and not k.startswith("projector.")}
+    wrong: dict[str, list[str]] = {}
+    for arch in _RESNETS:
+        with torch.device("meta"):
+            own = {k: tuple(v.shape) for k, v in timm.create_model(arch, num_classes=0).state_dict().items()}
+        differ = [k for k in (*own, *shapes) if own.get(k) != shapes.get(k)]
+        # Files from before 2018 don't count batches; nothing of inference depends on it.
+        wrong[arch] = sorted({k for k in differ if not (k.endswith("num_batches_tracked") and k not in shapes)})
+        if not wrong[arch]:
+            break
+    arch = min(wrong, key=lambda arch: len(wrong[arch]))
+    if wrong[arch]:
+        raise ValueError(
+            f"no ResNet or ResNeXt has these weights; nearest is {arch}, which differs at {wrong[arch][:3]}"
+        )
+    p, projector = tensors.get("pool.p"), tensors.get("projector.weight")
+    if p is not None and p.numel() != 1:
+        raise ValueError(f"pool.p has shape {tuple(p.shape)}, expected one number")
+    if projector is not None and projector.ndim != 2:
+        raise ValueError(f"projector.weight has shape {tuple(projector.shape)}, expected a matrix")
+    return Recipe(
+        arch,
+        gem_p=3.0 if p is None else p.item(),
+        projector=None if projector is None else len(projector),
+        origin="a checkpoint in the Met authors' form" if p is not None else "a PyTorch checkpoint",
+    )
