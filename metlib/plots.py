@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
@@ -286,13 +287,20 @@ def score_lines(
 
 @style()
 def score_bars(
-    table: pd.DataFrame, *, label: str, scores: Sequence[str] = ("gap", "gap_minus", "acc"), ax: Axes | None = None
+    table: pd.DataFrame,
+    *,
+    label: str,
+    scores: Sequence[str] = ("gap", "gap_minus", "acc"),
+    pale: str | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw scores (fractions) of each row in percent as grouped bars; column `label` names the rows.
 
     Whiskers show `<score>_low` to `<score>_high` where those columns exist; a missing score (NaN) has no bar.
+    Where the boolean column `pale` is true the bars are pale and hatched: published numbers, named so in the legend.
     """
-    _columns(table, [label, *scores])
+    _columns(table, [label, *scores, *([pale] if pale else [])])
+    hatched = table[pale].to_numpy(bool) if pale else np.zeros(len(table), bool)
     ax = _axes(ax, 7.0, 1.0 + (0.3 * len(scores) + 0.15) * len(table))
     height = 0.82 / len(scores)
     rows = np.arange(len(table))
@@ -305,20 +313,24 @@ def score_bars(
         centre = rows + (number - (len(scores) - 1) / 2) * height
         there = np.isfinite(value)
         colour = CYCLE[number % len(CYCLE)]
-        ax.barh(centre[there], value[there], height * 0.92, color=colour, alpha=0.85, label=_say(score))
+        bars = ax.barh(centre[there], value[there], height * 0.92, color=colour, alpha=0.85, label=_say(score))
+        for bar in np.array(bars, object)[hatched[there]]:
+            bar.set(fc=(colour, 0.25), ec=colour, hatch="////", alpha=None)
         for y, v, a, b in zip(centre[there], value[there], low[there], high[there], strict=True):
             if b > a:
                 ax.plot([a, b], [y, y], color=INK, lw=1.2, marker="|", ms=5)
             end = np.nanmax([v, b])
             ax.annotate(f"{v:.1f}", (end, y), (5, 0), textcoords="offset points", va="center", fontsize=9)
     ax.set_yticks(rows, [str(name) for name in table[label]])
-    ax.invert_yaxis()
+    ax.set_ylim(len(table) - 0.45, -0.55)
     ax.margins(x=0.1)
     ax.set_xlim(left=0)
     ax.grid(False, axis="y")
     ax.set_xlabel("score (%)")
-    if len(scores) > 1:
-        _legend_above(ax, len(scores))
+    keys = [Patch(fc=CYCLE[i % len(CYCLE)], alpha=0.85, label=_say(score)) for i, score in enumerate(scores)]
+    keys += [Patch(fc="white", ec=GREY, hatch="////", label="published")] if hatched.any() else []
+    if len(keys) > 1:
+        _legend_above(ax, keys)
     return ax
 
 
@@ -714,8 +726,8 @@ def _plain_ticks(ax: Axes, which: str) -> None:
         axis.set_minor_locator(NullLocator())
 
 
-def _legend_above(ax: Axes, columns: int) -> None:
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
+def _legend_above(ax: Axes, handles: Sequence[Artist]) -> None:
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(handles), borderaxespad=0.2)
 
 
 def _wrapped(titles: Sequence[str] | None, inches: float) -> list[str]:

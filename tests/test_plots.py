@@ -129,6 +129,32 @@ def test_score_bars_have_values_and_whiskers_and_no_bar_for_a_missing_score(scor
     assert {"36.1", "GAP", "GAP⁻", "score (%)", "a", "b", "c"} <= set(says(ax))
 
 
+def test_score_bars_of_published_numbers_are_pale_and_named(scores: pd.DataFrame) -> None:
+    table = scores.assign(published=[True, False, True])
+    ax = plots.score_bars(table, label="name", scores=("gap", "gap_minus"), pale="published")
+    assert [bar.get_hatch() for bar in ax.patches] == ["////", None, "////", "////", None]
+    assert [bar.get_facecolor()[3] for bar in ax.patches] == pytest.approx([0.25, 0.85, 0.25, 0.25, 0.85])
+    colours = [mpl.colors.to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
+    assert colours == 3 * [plots.CYCLE[0]] + 2 * [plots.CYCLE[1]]  # the score's colour stays
+    key = dict(zip((text.get_text() for text in ax.get_legend().texts), ax.get_legend().legend_handles, strict=True))
+    assert list(key) == ["GAP", "GAP⁻", "published"]
+    assert key["published"].get_hatch() == "////" and not key["GAP"].get_hatch()
+    assert mpl.colors.to_hex(key["GAP"].get_facecolor()).upper() == plots.CYCLE[0]
+    one = plots.score_bars(table, label="name", scores=["gap"], pale="published")
+    assert [text.get_text() for text in one.get_legend().texts] == ["GAP", "published"]
+    none = plots.score_bars(table.assign(published=False), label="name", scores=["gap"], pale="published")
+    assert none.get_legend() is None
+    with pytest.raises(ValueError, match="no column paper"):
+        plots.score_bars(table, label="name", scores=["gap"], pale="paper")
+
+
+def test_score_bars_on_a_shared_axis_keep_the_first_row_on_top(scores: pd.DataFrame) -> None:
+    _, axes = plt.subplots(1, 2, sharey=True)
+    for ax in axes:
+        plots.score_bars(scores, label="name", scores=["gap"], ax=ax)
+    assert all(ax.yaxis_inverted() for ax in axes)
+
+
 def test_heatmap_writes_percent_and_frames_the_best_cell() -> None:
     ax = plots.heatmap([[0.1, 0.2, 0.3], [0.361, 0.5, 0.6]], ks=[1, 7], taus=[0.1, 5, 25], best=(7, 5))
     assert {"10.0", "36.1", "60.0", "0.1", "25", "7"} <= set(says(ax))

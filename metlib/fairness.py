@@ -1,0 +1,234 @@
+"""What a number is worth before anything is learned: the scored split, ties, the database's size, the queries' number.
+
+Each function measures one way in which two scores differ though the network is the same, on the museum at hand.
+Scores and widths are fractions; only `multiples` reads percentages, as they are printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from metlib import metrics
+from metlib.knn import Neighbours, classify, log_confidences, search
+from metlib.tune import KS, TAUS, Tuning, fitting, tune
+from metlib.vectors import as_rows
+
+
+def multiples(values: Iterable[float], n: int, *, decimals: int = 2) -> pd.DataFrame:
+    """Say of every percentage whether it is m / n as printed with `decimals`, as a share of n queries must be.
+
+    Columns: `value`; `m` and `multiple`, the nearest count and its percentage; `distance` in percentage points;
+    `rounded` and `cut`, whether some m / n becomes the value by rounding (a half either way), or by leaving the further
+    decimals off; `passes`, one of the two; `chance`, the share of all percentages of so many decimals that pass.
+    For n = 129 and two decimals chance is 1.94 %, so that twenty of twenty pass is no luck; with one decimal and
+    n = 1,003 every percentage passes, and the question has no answer. Raises ValueError for values outside 0 to 100,
+    or printed with more decimals.
+    """
+    if n < 1 or not 0 <= decimals <= 6:
+        raise ValueError(f"n {n} and decimals {decimals}: expected n of at least 1, and 0 to 6 decimals")
+    given = np.array(list(values), np.float64)
+    whole = 100 * 10**decimals  # percentages as whole numbers of the last decimal: all that follows is exact
+    printed = np.rint(given * 10**decimals)
+    if not ((printed >= 0) & (printed <= whole)).all() or (np.abs(printed / 10**decimals - given) > 1e-9).any():
+        raise ValueError(f"values must be percentages from 0 to 100 with {decimals} decimals, got {given.tolist()}")
+    m, rounded, cut = _nearest_multiple(printed.astype(np.int64), n, whole)
+    _, *either = _nearest_multiple(np.arange(whole + 1), n, whole)
+    return pd.DataFrame(
+        {
+            "value": given,
+            "m": m,
+            "multiple": 100 * m / n,
+            "distance": np.abs(100 * m / n - given),
+            "rounded": rounded,
+            "cut": cut,
+            "passes": rounded | cut,
+            "chance": np.logical_or(*either).mean(),
+        }
+    )
+
+
+def _nearest_multiple(
+    printed: NDArray[np.int64], n: int, whole: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """The nearest m of each, whether m / n of `whole` rounds to it, and whether some m / n is cut to it."""
+    m = (2 * printed * n + whole) // (2 * whole)
+    above = -(-printed * n // whole)  # the first m / n that isn't below
+    return m, 2 * np.abs(m * whole - printed * n) <= n, above * whole < (printed + 1) * n
+
+
+def tuned_on_scored(
+    neighbours_val: Neighbours,
+    val_truth: ArrayLike,
+    neighbours_test: Neighbours,
+    test_truth: ArrayLike,
+    database_labels: ArrayLike,
+    ks: Sequence[int] = KS,
+    taus: Sequence[float] = TAUS,
+    *,
+    draws: int = 10,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Measure GAP with k and tau tuned on other queries against k and tau tuned on the scored ones themselves.
+
+    Columns: `scored`, `tuned_on`, `draw`, `k`, `tau`, `gap`. Test is scored with val's k and tau, and with its own
+    ("itself"). Val is halved at random `draws` times, its exhibits' queries and its distractors apart, and each half
+    is scored with the k and tau of "the other half", and with its own: take the means of `gap` by `scored` and
+    `tuned_on`. Truth (Q,) with -1 for distractors. Raises ValueError for a val of less than two queries with an
+    exhibit, and as `tune.tune` does.
+    """
+    ks = fitting(KS, min(neighbours_val.k, neighbours_test.k)) if ks is KS else ks
+    truth = np.asarray(val_truth)
+    if (truth != metrics.DISTRACTOR).sum() < 2:
+        raise ValueError("val needs two queries that show an exhibit, or one of its halves has none")
+
+    def tuned(neighbours: Neighbours, truth: ArrayLike) -> Tuning:
+        return tune(neighbours, database_labels, truth, ks, taus)
+
+    def row(scored: str, on: Tuning, tuned_on: str, by: Tuning, draw: int) -> dict[str, Any]:
+        gap = on.gap_grid[by.ks.index(by.k), by.taus.index(by.tau)]
+        return {"scored": scored, "tuned_on": tuned_on, "draw": draw, "k": by.k, "tau": by.tau, "gap": gap}
+
+    val, test = tuned(neighbours_val, truth), tuned(neighbours_test, test_truth)
+    rows = [row("test", test, "val", val, 0), row("test", test, "itself", test, 0)]
+    rng = np.random.default_rng(seed)
+    for draw in range(draws):
+        first = _half(truth, rng)
+        halves = [tuned(_take(neighbours_val, half), truth[half]) for half in (first, ~first)]
+        for half, other in (halves, halves[::-1]):
+            rows.append(row("half of val", half, "the other half", other, draw))
+            rows.append(row("half of val", half, "itself", half, draw))
+    return pd.DataFrame(rows)
+
+
+def _half(truth: NDArray[Any], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """A mask (Q,) of half of the queries that show an exhibit, and half of the distractors."""
+    mask = np.zeros(len(truth), bool)
+    for kind in (truth != metrics.DISTRACTOR, truth == metrics.DISTRACTOR):
+        rows = rng.permutation(np.flatnonzero(kind))
+        mask[rows[: len(rows) // 2]] = True
+    return mask
+
+
+def _take(neighbours: Neighbours, rows: NDArray[np.bool_]) -> Neighbours:
+    return Neighbours(neighbours.similarities[rows], neighbours.indices[rows])
+
+
+def ties(
+    neighbours: Neighbours,
+    labels: ArrayLike,
+    truth: ArrayLike,
+    k: int,
+    taus: Sequence[float] = TAUS,
+    *,
+    dtype: DTypeLike = np.float64,
+) -> pd.DataFrame:
+    """Measure what ties at saturated confidence are worth: GAP from three rankings of the same answers, by tau.
+
+    `saturated` is the share of queries whose probability, in `dtype` (float32 or float64), is exactly 1. `file_order`
+    ranks by that probability and leaves ties in the order of the file, as the published evaluation does: a ground
+    truth that lists exhibits before distractors then gains by every tie. `blocks` counts ties as one block,
+    `logs` ranks by the logarithm, which doesn't saturate. `labels` (N,) of the database, `truth` (Q,).
+    Raises ValueError as `knn.classify` and `metrics.gap` do.
+    """
+    predicted = classify(neighbours, labels, k, taus[0]).labels  # the same for every tau
+    rows = []
+    for tau, logs in zip(taus, log_confidences(neighbours, labels, (k,), taus)[0], strict=True):
+        plain = np.exp(logs).astype(dtype)
+        place = np.empty(len(plain), np.int64)
+        place[np.argsort(-plain, kind="stable")] = np.arange(len(plain))
+        rows.append(
+            {
+                "tau": tau,
+                "saturated": (plain == 1).mean(),
+                "file_order": metrics.gap(predicted, -place, truth),
+                "blocks": metrics.gap(predicted, plain, truth),
+                "logs": metrics.gap(predicted, logs, truth),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def database_size(
+    database: ArrayLike,
+    labels: ArrayLike,
+    queries: ArrayLike,
+    truth: ArrayLike,
+    *,
+    exhibits: Sequence[int] | None = None,
+    k: int,
+    tau: float,
+    draws: int = 3,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score the same queries against smaller databases: those exhibits that they show, and others drawn at random.
+
+    `database` (N, D) and `queries` (Q, D) as they are searched (whitened, say): nothing is learned anew. `exhibits`
+    are the numbers of exhibits to try, by default six from those that the queries show to all, by equal ratios. An
+    exhibit comes with all its images; a database of fewer than k images is searched for as many as it has.
+    Columns: `exhibits`, `images`, `draw`, `gap`, `gap_minus`, `acc`; the whole database is scored once.
+    Raises ValueError for a size below the exhibits shown or above those there are, and as `knn.search` does.
+    """
+    rows, asked, labels = as_rows(database, "database descriptors"), np.asarray(truth), np.asarray(labels)
+    if labels.shape != (len(rows),):
+        raise ValueError(f"{len(rows)} database descriptors need as many labels, got shape {labels.shape}")
+    everyone = np.unique(labels)
+    shown = np.intersect1d(everyone, asked)
+    others = np.setdiff1d(everyone, shown)
+    if exhibits is None:
+        exhibits = sorted({round(size) for size in np.geomspace(max(len(shown), 1), len(everyone), 6)})
+    for size in exhibits:
+        if not len(shown) <= size <= len(everyone) or size < 1:
+            raise ValueError(
+                f"{size} exhibits: the queries show {len(shown)} of {len(everyone)}, ask for a number between them"
+            )
+    rng = np.random.default_rng(seed)
+    found = []
+    for size in exhibits:
+        for draw in range(draws if size < len(everyone) and size > len(shown) else 1):
+            kept = np.isin(labels, np.append(shown, rng.choice(others, size - len(shown), replace=False)))
+            nearest = min(k, int(kept.sum()))
+            answers = classify(search(rows[kept], queries, nearest), labels[kept], nearest, tau)
+            scores = metrics.evaluate(answers.labels, answers.log_confidence, asked)
+            found.append({"exhibits": size, "images": int(kept.sum()), "draw": draw} | vars(scores))
+    return pd.DataFrame(found)
+
+
+def interval_widths(
+    predicted: ArrayLike,
+    confidence: ArrayLike,
+    truth: ArrayLike,
+    positives: Sequence[int] = (129, 1003),
+    n_resamples: int = 1000,
+    *,
+    draws: int = 5,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Measure how wide 95 % intervals are on query sets with so many positives (the Met's val and test by default).
+
+    Each set is drawn with replacement from the answers at hand, positives and distractors in the proportion they have;
+    its intervals are `metrics.bootstrap`'s, and the widths, fractions, the means over `draws` such sets.
+    Columns: `positives`, `queries`, `gap`, `gap_minus`, `acc`. Widths shrink with the root of the number of queries.
+    """
+    predicted, confidence, truth = np.asarray(predicted), np.asarray(confidence), np.asarray(truth)
+    shown, strange = np.flatnonzero(truth != metrics.DISTRACTOR), np.flatnonzero(truth == metrics.DISTRACTOR)
+    if not len(shown) or min(positives, default=0) < 1 or draws < 1:
+        raise ValueError(
+            f"{len(shown)} queries show an exhibit, sets of {list(positives)}, {draws} draws: need one of each at least"
+        )
+    rng = np.random.default_rng(seed)
+    found = []
+    for m in positives:
+        widths = []
+        strangers = round(m * len(strange) / len(shown))
+        for draw in range(draws):
+            others = rng.choice(strange, strangers) if strangers else strange[:0]
+            rows = np.concatenate([rng.choice(shown, m), others])
+            low, high = metrics.bootstrap(predicted[rows], confidence[rows], truth[rows], n_resamples, seed=draw)
+            widths.append({name: vars(high)[name] - vars(low)[name] for name in vars(low)})
+        found.append({"positives": m, "queries": m + strangers} | pd.DataFrame(widths).mean().to_dict())
+    return pd.DataFrame(found)

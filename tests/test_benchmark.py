@@ -1,0 +1,99 @@
+"""Rows of the table: a network measured as its parts would be by hand, and one pass that reads it in every way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metlib import backbone, benchmark, dataset, evaluate, extract, knn, ledger, metrics, tune
+from metlib.backbone import Embedder
+from metlib.dataset import Museum
+from metlib.recipes import Recipe
+from metlib.whiten import PCAWhitening
+
+TINY = Recipe("test_resnet", seed=1)
+
+
+def embedder(**changes: object) -> Embedder:
+    recipe = replace(TINY, **changes)  # type: ignore[arg-type]
+    return backbone.build(recipe, "-".join(["tiny", *(f"{key}{value}" for key, value in changes.items())]))
+
+
+@pytest.fixture(scope="module")
+def museum(small_museum: Path) -> Museum:
+    return dataset.load(small_museum)
+
+
+def test_a_run_is_the_protocol_and_two_rows(museum: Museum, tmp_path: Path) -> None:
+    run = benchmark.run(museum, embedder(), tmp_path / "work", ledger_file=tmp_path / "results.csv", seed=3)
+    described = extract.describe(museum, embedder(), tmp_path / "work")
+    by_hand = evaluate.measure(described, seed=3)
+    assert (run.test, run.val, run.tuning.k, run.tuning.tau) == (
+        by_hand.test, by_hand.val, by_hand.tuning.k, by_hand.tuning.tau,
+    )  # fmt: skip
+    rows = ledger.read(tmp_path / "results.csv")
+    assert sorted(rows["split"]) == ["test", "val"] and set(rows["network"]) == {"tiny"}
+    assert rows.set_index("split").loc["test", "gap"] == round(100 * run.test["gap"], 2)
+    assert set(rows["note"]) == {"untrained: a floor, not a result"}
+    assert set(rows["weights"]) == {embedder().weights_sha256()[:8]} and set(rows["scales"]) == {"ms"}
+
+
+def test_networks_are_joined_before_whitening(museum: Museum, tmp_path: Path) -> None:
+    one, two = embedder(), embedder(seed=2)
+    run = benchmark.run(museum, [one, two], tmp_path / "work", whitening=12, scales=(1,))
+    parts = [extract.describe(museum, each, tmp_path / "work", scales=(1,)) for each in (one, two)]
+    database, test = (np.hstack([getattr(part, name) for part in parts]) / 2**0.5 for name in ("database", "test"))
+    assert run.raw_dim == one.dim + two.dim and run.dim == 12
+    white = PCAWhitening(12).fit(database)
+    expected = knn.search(white.transform(database), white.transform(test), run.neighbours["test"].k)
+    np.testing.assert_allclose(run.neighbours["test"].similarities, expected.similarities, atol=2e-6)
+
+
+def test_every_way_of_a_sweep_is_that_network_alone(museum: Museum, tmp_path: Path) -> None:
+    table = benchmark.sweep(museum, embedder(), tmp_path, ps=(1, 3), dims=(4, 8, 4096), scales=(1,))
+    stages = len(embedder().trunk.feature_info)
+    assert sorted(set(table["stage"])) == [stages - 2, stages - 1] and set(table["p"]) == {1, 3}
+    assert set(table[table["way"] != "raw"]["dim"]) == {4, 8}  # 4,096 is more than this database carries
+    labels, truth = museum.database.labels, museum.test.labels
+    row = table[(table["stage"] == stages - 2) & (table["p"] == 1) & (table["way"] == "whitened") & (table["dim"] == 4)]
+    alone = embedder(stage=stages - 2, gem_p=1.0)
+    alone.trunk.load_state_dict(embedder().trunk.state_dict(), strict=False)
+    described = extract.describe(museum, alone, tmp_path, scales=(1,))
+    white = PCAWhitening(8).fit(described.database)
+    database, val, test = (
+        rows[:, :4] / np.linalg.norm(rows[:, :4], axis=1, keepdims=True)
+        for rows in map(white.transform, (described.database, described.val, described.test))
+    )
+    ks = tune.fitting(tune.KS, len(labels))
+    tuned = tune.tune(knn.search(database, val, ks[-1]), labels, museum.val.labels, ks)
+    answers = knn.classify(knn.search(database, test, ks[-1]), labels, tuned.k, tuned.tau)
+    scores = metrics.evaluate(answers.labels, answers.log_confidence, truth)
+    assert (row["k"].item(), row["tau"].item()) == (tuned.k, tuned.tau)
+    assert row["gap"].item() == pytest.approx(scores.gap, abs=1e-6)
+    assert row["val_gap"].item() == pytest.approx(tuned.gap, abs=1e-6)
+
+
+def test_a_large_database_carries_dimensions_up_to_its_rank() -> None:
+    rng = np.random.default_rng(0)
+    many = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in rng.normal(size=(3, 80, 8)).astype("f4")]
+    assert {dim for way, dim, _ in benchmark._ways(many, (2, 8, 16)) if way != "raw"} == {2, 8}
+    few = [rows[:20] for rows in many]
+    assert {dim for way, dim, _ in benchmark._ways(few, (2, 8, 16)) if way != "raw"} == {2}
+    # Half the rank, where all are too many.
+    assert {dim for way, dim, _ in benchmark._ways(few, (16,)) if way != "raw"} == {4}
+
+
+def test_the_command_line_writes_rows(small_museum: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = backbone.save(embedder(), tmp_path / "a,b+c.safetensors")  # a file's name isn't a list of networks
+    where = ["--work", str(tmp_path / "work"), "--ledger", str(tmp_path / "results.csv"), "--single-scale"]
+    assert benchmark.main([str(small_museum), str(file), *where]) == 0
+    said = capsys.readouterr().out
+    assert "GAP" in said and "tuned on these" in said and "results.csv" in said
+    assert set(ledger.read(tmp_path / "results.csv")["network"]) == {"a,b+c"}
+    assert benchmark.main([str(small_museum), "R18-IN", *where]) == 2
+    assert "R18IN" in capsys.readouterr().err
+    assert benchmark.main([str(tmp_path / "none"), "random", *where]) == 2
+    assert "error:" in capsys.readouterr().err

@@ -1,0 +1,378 @@
+"""The protocol against a naive twin of it, and the command line from files to scores."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from metlib import dataset, descriptors, evaluate, metrics, tune
+from metlib.dataset import Museum, Split
+from metlib.descriptors import Described, list_sha256, write_official
+from metlib.evaluate import RELEASED_TOOL, Run, main, measure, say
+
+N, D, EXHIBITS = 90, 12, 45
+
+
+def described_of(root: Path = Path("no/such/folder"), kind: str = "full", noise: float = 0.9, n: int = N) -> Described:
+    """Two database images an exhibit, queries near them, and distractors anywhere; mini is the beginning of full."""
+    generator = np.random.default_rng(5)
+    spread = np.linspace(3, 0.3, D)  # so that whitening changes something
+    centres = generator.normal(size=(EXHIBITS, D)) * spread
+    labels = np.repeat(np.arange(EXHIBITS), N // EXHIBITS)[:n]
+    truth = {"val": np.resize([0, 3, -1, 7, 11, -1], 30), "test": np.resize([2, -1, 5, -1, 21, 9, 30], 42)}
+
+    def near(ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows = np.where(ids[:, None] < 0, generator.normal(size=(len(ids), D)) * spread, centres[ids])
+        rows = rows + noise * generator.normal(size=rows.shape)
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    splits = {"database": labels, **truth}
+    museum = Museum(
+        **{
+            name: Split(np.array([f"{name}/{i}.jpg" for i in range(len(ids))]), ids, root)
+            for name, ids in splits.items()
+        },
+        root=root,
+        name=root.name,
+        kind=kind,
+    )
+    return Described(museum, *(near(ids) for ids in splits.values()))
+
+
+@pytest.fixture
+def described() -> Described:
+    return described_of()
+
+
+def unit(rows: NDArray[Any]) -> NDArray[np.float64]:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def naive(described: Described, dim: int | None) -> dict[str, Any]:
+    """The protocol as the paper tells it, one query and one cell at a time, in float64."""
+    rows = {name: getattr(described, name).astype(np.float64) for _, name in described.museum.splits()}
+    if dim is not None:
+        mean = rows["database"].mean(axis=0)
+        values, vectors = np.linalg.eigh(np.cov(rows["database"].T, bias=True))
+        projection = vectors[:, ::-1][:, :dim] / np.sqrt(values[::-1][:dim])
+        rows = {name: unit((raw - mean) @ projection) for name, raw in rows.items()}
+    labels = described.museum.database.labels
+
+    def answer(split: str, k: int, tau: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        found = []
+        for query in rows[split]:
+            similarities = rows["database"] @ query
+            best: dict[int, float] = {}
+            for i in np.argsort(-similarities)[:k]:
+                best[labels[i]] = max(best.get(labels[i], 0.0), similarities[i])
+            winner = max(best, key=lambda label: best[label])
+            top = best.pop(winner)
+            rest = [*best.values(), *[0.0] * (len(np.unique(labels)) - 1 - len(best))]  # all other classes
+            found.append((winner, -np.log1p(sum(np.exp(tau * (s - top)) for s in rest))))
+        return np.array([label for label, _ in found]), np.array([log for _, log in found])
+
+    cells = {}
+    for k in (k for k in tune.KS if k <= len(labels)):
+        for tau in tune.TAUS:
+            cells[k, tau] = metrics.gap(*answer("val", k, tau), described.museum.val.labels)
+    k, tau = min(cells, key=lambda cell: (-round(cells[cell], 9), cell))
+    scores = {
+        split: metrics.evaluate(*answer(split, k, tau), truth.labels)
+        for truth, split in described.museum.splits()
+        if split != "database"
+    }
+    return {"k": k, "tau": tau, "cells": cells} | scores
+
+
+@pytest.mark.parametrize("dim", [None, 6, D])
+def test_the_protocol_is_the_naive_one(dim: int | None, described: Described) -> None:
+    run = measure(described, whitening="raw" if dim is None else dim)
+    twin = naive(described, dim)
+    grid = np.array(list(twin["cells"].values())).reshape(run.tuning.gap_grid.shape)
+    np.testing.assert_allclose(run.tuning.gap_grid, grid, atol=1e-9)
+    assert (run.tuning.k, run.tuning.tau) == (twin["k"], twin["tau"])
+    assert (run.dim, run.raw_dim, run.dims) == (dim, D, None)
+    for split, row in (("val", run.val), ("test", run.test)):
+        assert [row[name] for name in ("gap", "gap_minus", "acc")] == pytest.approx(
+            [twin[split].gap, twin[split].gap_minus, twin[split].acc], abs=1e-9
+        )
+        assert row["gap_low"] <= row["gap"] <= row["gap_high"]
+        assert len(run.answers[split]) == len(run.neighbours[split].indices) == row["queries"]
+    assert run.val["gap"] == pytest.approx(run.tuning.gap) and run.tuned_on_val
+    assert run.neighbours["test"].k == 50 and list(run.seconds)[-3:] == ["search", "tune", "evaluate"]
+    assert 0.2 < run.test["gap"] < 0.99  # neither broken nor trivial
+
+
+def test_auto_is_the_published_dimension_or_the_best_on_val(described: Described) -> None:
+    museum = described.museum
+    run = measure(described)  # 90 images of 12 dimensions are fewer than ten each
+    best = tune.choose_dim(described.database, museum.database.labels, described.val, museum.val.labels)
+    assert run.dims is not None and run.dims == best and run.dim == best.dim
+    assert run.val == measure(described, whitening=best.dim).val
+    few = Described(museum, *(unit(getattr(described, name)[:, :9]).astype(np.float32) for _, name in museum.splits()))
+    assert (measure(few).dim, measure(few).dims) == (9, None)  # 90 images are ten each
+    dead = {name: np.pad(getattr(few, name)[:, :6], ((0, 0), (0, 3))) for _, name in museum.splits()}
+    assert measure(Described(museum, **dead)).dim == 6  # three channels never fire
+    assert measure(few, shrinkage=0).shrinkage == 0
+
+
+def test_val_chooses_only_what_is_not_given(described: Described) -> None:
+    alone = measure(described, whitening=6, k=1)
+    assert alone.tuning.ks == (1,) and alone.tuning.taus == tune.TAUS and alone.neighbours["test"].k == 1
+    given = measure(described, whitening=6, k=5, tau=20)
+    assert given.tuning.gap_grid.shape == (1, 1) and (given.tuning.k, given.tuning.tau) == (5, 20)
+    assert not given.tuned_on_val and "val (tuned on these)" not in say(given, described.museum)
+    assert measure(described, k=5, tau=20).tuned_on_val  # val chose the dimension
+    assert measure(described, whitening=6, tau=20).tuning.taus == (20,)
+    assert measure(described, whitening=6, ks=(1, 7), taus=(3.0,)).tuning.ks == (1, 7)
+    assert measure(described_of(n=30), whitening="raw").tuning.ks[-1] == 20  # 50 exceeds the database
+
+
+def test_test_queries_choose_nothing(described: Described) -> None:
+    changed = Described(described.museum, described.database, described.val, described.test[::-1].copy())
+    one, other = measure(described), measure(changed)
+    assert np.array_equal(one.tuning.gap_grid, other.tuning.gap_grid) and one.dim == other.dim
+    assert one.val == other.val and one.test != other.test
+
+
+def test_intervals_are_drawn_by_the_seed(described: Described) -> None:
+    assert measure(described).test == measure(described).test
+    one, other = measure(described), measure(described, seed=1)
+    assert one.test["gap"] == other.test["gap"] and one.test["gap_low"] != other.test["gap_low"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"whitening": "none"}, "whitening must be 'auto', 'raw' or the dimensions to keep, at least 1, got 'none'"),
+        ({"whitening": 0}, "got 0"),
+        ({"whitening": 13}, "dim 13 is above the rank 12"),
+        ({"k": 91}, "k must be an integer from 1 to the 90 images"),
+        ({"k": 0}, "k must be"),
+        ({"tau": 0.0}, "tau must be a positive number"),
+        ({"tau": float("nan")}, "tau must be a positive number"),
+    ],
+)
+def test_wishes_that_cannot_be_met(options: dict[str, Any], message: str, described: Described) -> None:
+    with pytest.raises(ValueError, match=message):
+        measure(described, **options)
+
+
+def test_a_run_is_checked_and_told_in_json(described: Described) -> None:
+    run = measure(described)
+    with pytest.raises(ValueError, match="test: 30 answers, but scores of 42 queries"):
+        replace(run, answers={name: run.answers["val"] for name in ("val", "test")})
+    told = json.loads(json.dumps(run.to_json(), allow_nan=False))
+    assert told["val"] == run.val | {"tuned_on": "the same queries"} and told["test"] == run.test | {"tuned_on": "val"}
+    assert (told["k"], told["tau"], told["dim"]) == (run.tuning.k, run.tuning.tau, run.dim)
+    assert told["tuning"]["gap_grid"] == run.tuning.gap_grid.tolist() and told["seconds"] == run.seconds
+    assert run.dims is not None and told["dims"]["tried"] == list(run.dims.dims)
+    given = measure(described, whitening="raw", k=1, tau=1).to_json()
+    assert given["dims"] is None and given["val"]["tuned_on"] == given["test"]["tuned_on"] == "nothing"
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+def write_truth(museum: Museum) -> None:
+    """Write ground truth alone: the museum has no images."""
+    truth = museum.root / "ground_truth"
+    truth.mkdir(parents=True, exist_ok=True)
+    for split, name in museum.splits():
+        key, file = ("id", dataset.DATABASES[museum.kind]) if name == "database" else ("MET_id", dataset.QUERIES[name])
+        rows = zip(split.paths, split.labels, strict=True)
+        told = [{"path": str(path)} | ({key: int(label)} if label >= 0 else {}) for path, label in rows]
+        (truth / file).write_text(json.dumps(told), encoding="utf-8")
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Described:
+    """Descriptors of a museum whose full and mini ground truth lie on disk."""
+    mini = described_of(tmp_path / "ours", "mini", n=60)
+    write_truth(mini.museum)
+    full = described_of(tmp_path / "ours")
+    write_truth(full.museum)
+    return full
+
+
+def leave(folder: Path, described: Described) -> Path:
+    """Write a folder as `extract.describe` leaves it."""
+    for split, name in described.museum.splits():
+        path = folder / f"{name}-{list_sha256(split)[:8]}"
+        path.mkdir(parents=True)
+        np.save(path / "descriptors.npy", getattr(described, name))
+        recipe = {"backbone": "tiny", "weights_sha256": "ab" * 32, "scales": [1.0], "network": {}, "skipped": []}
+        (path / "recipe.json").write_text(json.dumps(recipe | {"images_sha256": list_sha256(split)}))
+    return folder
+
+
+def call(*words: str | Path) -> int:
+    return main([str(word) for word in words])
+
+
+def scores_in(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_a_pickle_is_scored_as_what_went_into_it(
+    ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_official(tmp_path / "descriptors.pkl", ours)
+    assert call(path, "--ground-truth", ours.museum.root) == 0
+    out, err = capsys.readouterr()
+    run = measure(ours)
+    assert run.dims is not None and not err
+    told = scores_in(tmp_path / "descriptors.scores.json")
+    wanted = json.loads(json.dumps(run.to_json()))
+    assert {key: told[key] for key in wanted if key != "seconds"} == {k: v for k, v in wanted.items() if k != "seconds"}
+    assert list(told["seconds"]) == ["read", "choose dim", "whiten", "search", "tune", "evaluate"]
+    assert (told["museum"], told["database"], told["images"], told["made_by"]) == ("ours", "full", N, {})
+    lines = out.splitlines()
+    assert lines[0] == "ours, full database: 90 images of 45 exhibits; 30 val and 42 test queries"
+    assert lines[1].startswith(f"descriptors of 12 dimensions, whitened to {run.dim} (learned from the database), best")
+    assert lines[2] == f"k = {run.tuning.k}, tau = {run.tuning.tau:g}, best on val of 108 cells"
+    assert lines[4].split() == ["GAP", "GAP⁻", "ACC"]
+    for line, title, row in ((lines[5], "val (tuned on these)", run.val), (lines[6], "test", run.test)):
+        assert line.startswith(title) and all(text in line for text in metrics.as_text(row).values())
+    assert "seconds: read " in out and RELEASED_TOOL in out
+    assert lines[-1] == f"scores are in {tmp_path / 'descriptors.scores.json'}"
+
+
+def test_the_difference_to_the_released_tool_is_where_a_reader_meets_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    help_text = " ".join(capsys.readouterr().out.split())
+    for text in (help_text, " ".join((evaluate.__doc__ or "").split())):
+        assert RELEASED_TOOL in text and "--k 1 does as their tool" in text.replace("`", "")
+
+
+def test_k_1_tunes_tau_alone(ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_official(tmp_path / "x.pkl", ours)
+    wish = ("--ground-truth", ours.museum.root, "--whitening", "6", "--k", "1", "--json", tmp_path / "new" / "s.json")
+    assert call(path, *wish) == 0
+    told = scores_in(tmp_path / "new" / "s.json")
+    assert told["tuning"]["ks"] == [1] and len(told["tuning"]["taus"]) == 12 and told["k"] == 1
+    assert (told["dim"], told["whitening"], told["dims"]) == (6, 6, None)
+    assert "best on val of 12 cells" in capsys.readouterr().out
+    assert call(path, *wish, "--tau", "20", "--whitening", "raw", "--seed", "3") == 0
+    told = scores_in(tmp_path / "new" / "s.json")
+    assert (told["k"], told["tau"], told["dim"], told["seed"]) == (1, 20, None, 3)
+    assert "12 dimensions, raw\nk = 1, tau = 20, given" in capsys.readouterr().out
+
+
+def test_a_folder_and_several_sets(ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = leave(tmp_path / "work" / "scales-1-0.5", ours)
+    other = replace(ours, **{name: getattr(ours, name)[:, ::2].copy() for _, name in ours.museum.splits()})
+    pickled = write_official(tmp_path / "other.pkl", other)
+    assert call(folder, "--ground-truth", ours.museum.root) == 0
+    told = scores_in(tmp_path / "work" / "scales-1-0.5.scores.json")
+    assert told["made_by"] == {"backbone": "tiny", "weights": "ab" * 32, "scales": [1.0], "network": {}}
+    assert told["test"]["gap"] == measure(ours).test["gap"]
+    assert call(folder, pickled, "--ground-truth", ours.museum.root, "--whitening", "12") == 0
+    told = scores_in(tmp_path / "work" / "scales-1-0.5+other.scores.json")
+    joined = descriptors.concatenate([ours, descriptors.from_official(pickled, ours.museum)])
+    assert (told["raw_dim"], told["made_by"]) == (18, {})
+    assert told["test"]["gap"] == measure(joined, whitening=12).test["gap"]
+
+
+def test_rows_go_to_the_ledger(ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = pytest.importorskip("metlib.ledger")
+    path = write_official(tmp_path / "x.pkl", ours)
+    csv = tmp_path / "results.csv"
+    wish = (path, "--ground-truth", ours.museum.root, "--ledger", csv)
+    assert call(*wish) == 2 and "needs its --name" in capsys.readouterr().err and not csv.exists()
+    assert call(*wish, "--name", "theirs") == 0
+    table = ledger.read(csv)
+    run = measure(ours)
+    assert sorted(table["split"]) == ["test", "val"] and set(table["network"]) == {"theirs"}
+    row = table[table["split"] == "test"].iloc[0]
+    assert row["gap"] == pytest.approx(100 * run.test["gap"], abs=0.005) and row["k"] == run.tuning.k
+    assert call(leave(tmp_path / "f", ours), *wish[1:]) == 0
+    assert set(ledger.read(csv)["network"]) == {"theirs", "tiny"}
+
+
+def bad_inputs(ours: Described, tmp_path: Path) -> dict[str, tuple[list[str | Path], str]]:
+    """Each with what the one line on stderr says."""
+    museum = ours.museum
+    good = write_official(tmp_path / "good.pkl", ours)
+    arrays = descriptors.read_official(good)
+    rows = {key: array.copy() for key, array in arrays.items()}
+    rows["val_descriptors"][3, 2] = np.nan
+    files: dict[str, Any] = {
+        "nan": rows,
+        "queries": {key: array for key, array in arrays.items() if key != "train_descriptors"},
+        "short": arrays | {"test_descriptors": arrays["test_descriptors"][1:]},
+        "objects": {"train_descriptors": Runs(f"touch {tmp_path / 'ran'}")},
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(content))
+    (tmp_path / "empty").mkdir()
+    part = museum.database.take(range(80))
+    fewer = Described(replace(museum, database=part), ours.database[:80], ours.val, ours.test)
+    skipping = leave(tmp_path / "fewer", ours)
+    for file in skipping.glob("database-*/recipe.json"):
+        skipped = json.loads(file.read_text()) | {"skipped": [str(path) for path in museum.database.paths[80:]]}
+        file.write_text(json.dumps(skipped))
+        np.save(file.parent / "descriptors.npy", fewer.database)
+    truth: list[str | Path] = ["--ground-truth", museum.root]
+    return {
+        "NaN rows": ([tmp_path / "nan.pkl", *truth], "val_descriptors: row 3 is NaN"),
+        "missing keys": ([tmp_path / "queries.pkl", *truth], "has no train_descriptors"),
+        "row counts": ([tmp_path / "short.pkl", *truth], "test_descriptors has 41 rows, but the ground truth of ours"),
+        "the other database": ([good, *truth, "--database", "mini"], "has 90 rows, but the ground truth of ours lists "
+                               "60 database images (mini database); the full database has 90: ask for 'full'"),
+        "a malicious pickle": ([tmp_path / "objects.pkl", *truth], "only numpy arrays are admitted"),
+        "no file": ([tmp_path / "none.pkl", *truth], "none.pkl: expected the authors' descriptors.pkl, or a folder"),
+        "an unknown folder": ([tmp_path / "empty", *truth], "it holds no folder"),
+        "other images": ([good, skipping, *truth], "1 and 2 list different images: database row 80"),
+        "no museum": ([good, "--ground-truth", tmp_path / "nowhere"], "no folder"),
+        "above the rank": ([good, *truth, "--whitening", "13"], "dim 13 is above the rank 12"),
+        "k": ([good, *truth, "--k", "1000"], "k must be an integer from 1 to the 90 images"),
+        "tau": ([good, *truth, "--tau", "-1"], "tau must be a positive number"),
+        "a folder for JSON": ([good, *truth, "--json", tmp_path], "directory"),
+    }  # fmt: skip
+
+
+class Runs:
+    """Pickles as a call of the shell."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
+def test_bad_input_is_one_line_and_status_2(
+    ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for case, (words, message) in bad_inputs(ours, tmp_path).items():
+        assert call(*words) == 2, case
+        err = capsys.readouterr().err
+        assert err.startswith("error: ") and err.count("\n") == 1 and message in err, (case, err)
+    assert not (tmp_path / "ran").exists() and not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.scores.json"))
+
+
+@pytest.mark.parametrize("wish", [["--whitening", "0"], ["--whitening", "all"], ["--k", "x"], ["--database", "big"]])
+def test_words_that_mean_nothing(wish: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["x.pkl", "--ground-truth", "here", *wish])
+    assert ended.value.code == 2 and wish[0] in capsys.readouterr().err
+
+
+def test_a_run_holds_what_pictures_need(described: Described) -> None:
+    run = measure(described)
+    assert isinstance(run, Run) and set(run.answers) == set(run.neighbours) == {"val", "test"}
+    labels = described.museum.database.labels
+    nearest = labels[run.neighbours["test"].indices[:, 0]]
+    assert np.array_equal(run.answers["test"].labels, nearest)
