@@ -66,7 +66,7 @@ def sweep(
     *,
     stages: Sequence[int] | None = None,
     ps: Sequence[float] = (1, 2, 3, 6),
-    dims: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048),
+    dims: Sequence[int] = (16, 32, 64, 128, 256, 512, 1024, 2048),
     seed: int = 0,
     **options: Any,
 ) -> pd.DataFrame:

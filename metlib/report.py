@@ -22,6 +22,7 @@ from metlib.files import replacing
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCORES = "00_the_whole_thing.csv"
+LEDGER = "results.csv"
 FLOOR = "random"
 METRICS = {"gap": "GAP", "gap_minus": "GAP⁻", "acc": "ACC"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -219,6 +220,8 @@ def write_figures_readme(ran: Sequence[Ran], folder: Path) -> Path | None:
         if path.with_suffix(".csv").is_file():
             lines += [f"- numbers: [{path.stem}.csv]({path.stem}.csv)"]
         lines += [""]
+    if (folder / LEDGER).is_file():
+        lines += [f"## {LEDGER}", "", "The ledger: one row a run and split, in percent, with all that it depended on."]
     with replacing(folder / "README.md", "w") as file:
         file.write("\n".join(lines).rstrip("\n") + "\n")
     return folder / "README.md"

@@ -54,3 +54,10 @@ def test_widgets_and_badges_stay_out_of_pages() -> None:
     assert "example.org" not in page.cells[0].source and "**Question.** B?" in page.cells[0].source
     assert [output.output_type for output in page.cells[1].outputs] == ["stream"]
     assert "widgets" not in page.metadata
+
+
+def test_the_ledger_is_listed_after_the_pictures(tmp_path: Path) -> None:
+    Image.new("L", (2, 2)).save(tmp_path / "03_x.png")
+    (tmp_path / report.LEDGER).write_text("date\n")
+    readme = report.write_figures_readme([], tmp_path)
+    assert readme is not None and "## results.csv" in readme.read_text(encoding="utf-8").split("03_x.png")[-1]
