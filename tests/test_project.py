@@ -36,17 +36,47 @@ IMPORTS = {
     "atelier/paintings": {"atelier/brushes", "atelier/objects"},
     "atelier/photographs": {"atelier/brushes", "atelier/objects", "atelier/paintings"},
     "synthetic": {"atelier/brushes", "atelier/photographs", "dataset", "files", "progress"},
-    "backbone": {"files"},
-    "extract": {"dataset", "backbone", "files", "progress", "vectors"},
+    "recipes": {"download"},
+    "weights": {"download", "recipes"},
+    "backbone": {"files", "recipes", "vectors", "weights"},
+    "descriptors": {"dataset", "files", "vectors"},
+    "extract": {"dataset", "backbone", "descriptors", "files", "progress"},
     "whiten": {"vectors"},
     "knn": {"vectors"},
     "metrics": set(),
     "tune": {"knn", "metrics", "vectors", "whiten"},
+    "ledger": {"dataset", "descriptors", "files"},
+    "fairness": {"knn", "metrics", "tune", "vectors"},
+    "evaluate": {"dataset", "descriptors", "files", "knn", "ledger", "metrics", "tune", "whiten"},
     "plots": {"dataset", "files"},
     "report": {"dataset", "files"},
     "notebooks": {"dataset", "files", "report", "synthetic"},
+    "benchmark": {
+        *("backbone", "dataset", "descriptors", "evaluate", "extract", "knn", "ledger", "metrics", "tune"),
+        *("vectors", "whiten"),
+    },
+    "train/__init__": set(),
+    "train/augment": {"dataset"},
+    "train/loop": {
+        *("backbone", "dataset", "descriptors", "extract", "files", "knn", "metrics", "progress", "tune", "whiten"),
+        "train/augment",
+    },
+    "train/contrastive": {"backbone", "dataset", "knn", "train/loop"},
+    "train/simsiam": {"backbone", "dataset", "train/loop"},
+    "train/byol": {"backbone", "dataset", "train/loop"},
+    "train/parametric": {
+        *("backbone", "dataset", "evaluate", "extract", "files", "knn", "metrics", "vectors"),
+        "train/loop",
+    },
+    "train/__main__": {
+        *("backbone", "dataset", "train/byol", "train/contrastive", "train/loop", "train/parametric"),
+        "train/simsiam",
+    },
 }
-NO_TORCH = ("dataset", "synthetic", "vectors", "whiten", "knn", "metrics", "tune", "plots", "notebooks")
+NO_TORCH = (
+    *("dataset", "descriptors", "synthetic", "vectors", "whiten", "knn", "metrics", "tune", "evaluate"),
+    *("ledger", "fairness", "plots", "notebooks"),
+)
 MODULES = sorted((ROOT / "metlib").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

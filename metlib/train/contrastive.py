@@ -1,0 +1,165 @@
+"""Contrastive training on pairs: images of one exhibit are drawn together, others pushed a margin apart.
+
+Every image is an anchor once an epoch, of one positive and one negative pair. Kinds of pairs differ in the positive:
+
+- `syn`: another augmentation of the anchor itself;
+- `syn+real`: another image of its class at random, itself when alone;
+- `syn+real-closest`: one of the two nearest of its class, the anchor counted; itself when alone;
+- `syn-alone`: as `syn`, without negatives: what is missing when nothing pushes apart.
+
+The negative is one at random of the ten nearest images of other classes, mined every epoch with the network as it is.
+Source: Ypsilantis et al., NeurIPS 2021, section 5 and supplement; the loss is that of Hadsell et al., CVPR 2006.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from metlib.backbone import Embedder
+from metlib.dataset import Museum
+from metlib.knn import search
+from metlib.train.loop import Method, Plan, Settings, fit
+
+PAIRS = ("syn", "syn+real", "syn+real-closest", "syn-alone")
+MARGIN = 1.8
+HARDEST = 10
+"""How many of the nearest images of other classes a negative is drawn from."""
+
+
+def contrastive_loss(first: Tensor, second: Tensor, same: Tensor, margin: float = MARGIN) -> Tensor:
+    """Average ½·(y·d² + (1 - y)·max(0, margin - d)²) over pairs, d the distance of unit vectors.
+
+    `first` and `second` (B, D) are unit rows, `same` (B,) is y: 1 for a positive pair, 0 for a negative one.
+    """
+    squared = (first - second).pow(2).sum(dim=1)  # (B,)
+    distance = squared.clamp(min=1e-12).sqrt()  # a root has no slope at zero
+    apart = (margin - distance).clamp(min=0).pow(2)
+    return 0.5 * torch.where(same.bool(), squared, apart).mean()
+
+
+def find_negatives(descriptors: ArrayLike, labels: NDArray[np.int64], count: int = HARDEST) -> NDArray[np.int64]:
+    """Find the nearest images of other classes: rows (N, count) of the database, nearest first.
+
+    `descriptors` (N, D) are unit rows. Raises ValueError where a class leaves fewer than `count` other images.
+    """
+    _, sizes = np.unique(labels, return_counts=True)
+    if len(sizes) < 2:
+        raise ValueError("all images are of one class: there are no negatives; add exhibits, or train with 'syn-alone'")
+    others = len(labels) - sizes.max()
+    if others < count:
+        raise ValueError(f"{count} negatives asked for, but a class leaves {others} images of others: ask for fewer")
+    near = search(descriptors, descriptors, int(count + sizes.max())).indices  # at least `count` are of others
+    own = labels[near] == labels[:, None]
+    first = np.argsort(own, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(near, first, axis=1)
+
+
+def find_closest(descriptors: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Find the nearest other image of each image's class: rows (N,) of the database, its own when alone."""
+    closest = np.arange(len(labels))
+    for rows in _shared(labels):
+        similarities = descriptors[rows] @ descriptors[rows].T
+        np.fill_diagonal(similarities, -np.inf)
+        closest[rows] = rows[similarities.argmax(axis=1)]
+    return closest
+
+
+def find_random(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw another image of each image's class: rows (N,) of the database, its own when alone."""
+    drawn = np.arange(len(labels))
+    for rows in _shared(labels):
+        steps = rng.integers(1, len(rows), len(rows))
+        drawn[rows] = rows[(np.arange(len(rows)) + steps) % len(rows)]
+    return drawn
+
+
+def _shared(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The rows of every class that has two images or more."""
+    order = np.argsort(labels, kind="stable")
+    classes = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    return [rows for rows in classes if len(rows) > 1]
+
+
+def plan_pairs(
+    descriptors: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    pairs: str,
+    rng: np.random.Generator,
+    hardest: int = HARDEST,
+) -> Plan:
+    """Pair every image with a positive (target 1), then with a negative (target 0): images (2N, 2), or (N, 2).
+
+    Raises ValueError for another kind of `pairs`, for real pairs where no class has two images, and as
+    `find_negatives` does.
+    """
+    _check_pairs(pairs, labels)
+    anchors = np.arange(len(labels))
+    positives = anchors
+    if pairs == "syn+real":
+        positives = find_random(labels, rng)
+    elif pairs == "syn+real-closest":
+        positives = np.where(rng.random(len(labels)) < 0.5, anchors, find_closest(descriptors, labels))
+    if pairs == "syn-alone":
+        return Plan(np.stack([anchors, positives], axis=1), np.ones_like(anchors))
+    negatives = find_negatives(descriptors, labels, hardest)[anchors, rng.integers(hardest, size=len(labels))]
+    both = np.concatenate([np.stack([anchors, other], axis=1) for other in (positives, negatives)])
+    return Plan(both, np.repeat(np.array([1, 0], np.int64), len(anchors)))
+
+
+def _check_pairs(pairs: str, labels: NDArray[np.int64]) -> None:
+    if pairs not in PAIRS:
+        raise ValueError(f"pairs must be one of {', '.join(PAIRS)}, got {pairs!r}")
+    if "real" in pairs and not _shared(labels):
+        raise ValueError(f"{pairs!r} needs a class with two images, and every class has one: train with 'syn'")
+
+
+class Contrastive(Method):
+    """The embedder alone, with pairs and their loss."""
+
+    def __init__(self, embedder: Embedder, pairs: str, margin: float = MARGIN, hardest: int = HARDEST) -> None:
+        super().__init__(embedder)
+        self.pairs, self.margin, self.hardest = pairs, margin, hardest
+
+    def plan(self, descriptors: NDArray[np.float32], labels: NDArray[np.int64], rng: np.random.Generator) -> Plan:
+        return plan_pairs(descriptors, labels, self.pairs, rng, self.hardest)
+
+    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        rows = self.describe(images, len(targets))  # (n, 2, D)
+        return {"loss": contrastive_loss(rows[:, 0], rows[:, 1], targets, self.margin)}
+
+
+def train(
+    museum: Museum,
+    embedder: Embedder,
+    out: str | Path,
+    *,
+    pairs: str = "syn+real-closest",
+    margin: float = MARGIN,
+    hardest: int = HARDEST,
+    settings: Settings | None = None,
+) -> Path:
+    """Train a copy of `embedder` on pairs of a museum's database; give the path of the best checkpoint.
+
+    `margin` lies above 0 and at most at 2, the largest distance of unit vectors; a negative is drawn from the
+    `hardest` nearest images of other classes. What lies in `out`, and what is raised: see `loop.fit` and `plan_pairs`.
+    """
+    _check_pairs(pairs, museum.database.labels)
+    if not 0 < margin <= 2:
+        raise ValueError(f"margin must lie above 0 and at most at 2, got {margin!r}")
+    if type(hardest) is not int or hardest < 1:
+        raise ValueError(f"hardest must be an integer of at least 1, got {hardest!r}")
+    about = {"method": "contrastive", "title": f"contrastive-{pairs}", "pairs": pairs, "margin": margin}
+    about |= {"hardest": hardest}
+    return fit(
+        museum,
+        embedder,
+        out,
+        settings or Settings(),
+        lambda network: Contrastive(network, pairs, margin, hardest),
+        about,
+    )

@@ -1,0 +1,157 @@
+"""A parametric classifier: one learned vector a class, compared by cosine; trained by cross-entropy or ArcFace.
+
+It is scored twice: as a classifier, with its softmax as confidence, and, the classifier thrown away, by the nearest
+neighbours of the descriptors that it left. Class vectors start as the mean descriptor of their images (imprinting, Qi
+et al., CVPR 2018): most exhibits have a single photograph, and random vectors would take long to find it.
+Source: Ypsilantis et al., NeurIPS 2021, section 5; ArcFace: Deng et al., CVPR 2019. The losses are those of
+pytorch-metric-learning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from pytorch_metric_learning.losses import ArcFaceLoss, NormalizedSoftmaxLoss
+from scipy.special import log_softmax
+from torch import Tensor
+
+from metlib import backbone, evaluate, extract, metrics
+from metlib.backbone import Embedder
+from metlib.dataset import Museum
+from metlib.files import replacing
+from metlib.knn import Predictions
+from metlib.train.loop import Method, Plan, Settings, fit
+from metlib.vectors import as_rows, unit
+
+LOSSES = ("softmax", "arcface")
+SCALE = {"softmax": 20.0, "arcface": 64.0}
+"""What cosines are multiplied by before the softmax: the defaults of pytorch-metric-learning."""
+
+_BLOCK = 256  # queries classified at once
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A cosine classifier: `vectors` (n, D) float32 unit rows, `labels` (n,) int64 ascending, `scale` of cosines."""
+
+    vectors: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    scale: float
+
+    def __post_init__(self) -> None:
+        as_rows(self.vectors, "class vectors")
+        if self.labels.shape != (len(self.vectors),) or (np.diff(self.labels) <= 0).any():
+            raise ValueError(f"{len(self.vectors)} class vectors need as many labels, ascending")
+        if not self.scale > 0:
+            raise ValueError(f"scale must be positive, got {self.scale!r}")
+
+    def classify(self, descriptors: ArrayLike) -> Predictions:
+        """Name each of the descriptors (Q, D) after the class vector of largest cosine.
+
+        Confidence is the log of a softmax over all classes, in float64. Of equal cosines the smaller class id wins.
+        Raises ValueError for another D.
+        """
+        queries = as_rows(descriptors, "query descriptors")
+        if queries.shape[1] != self.vectors.shape[1]:
+            raise ValueError(f"queries have {queries.shape[1]} dimensions, class vectors {self.vectors.shape[1]}")
+        labels, confidence = [], []
+        for start in range(0, len(queries), _BLOCK):
+            cosines = queries[start : start + _BLOCK] @ self.vectors.T
+            logs = log_softmax(self.scale * cosines.astype(np.float64), axis=1)
+            labels.append(self.labels[logs.argmax(axis=1)])
+            confidence.append(logs.max(axis=1))
+        return Predictions(np.concatenate(labels), np.concatenate(confidence).clip(max=0))
+
+
+def classifier_file(checkpoint: str | Path) -> Path:
+    """Name the file of class vectors that lies beside a checkpoint of this method."""
+    return Path(checkpoint).with_suffix(".classes.npz")
+
+
+def load_classifier(checkpoint: str | Path) -> Classifier:
+    """Load the class vectors that go with a checkpoint of this method. Raises OSError or ValueError without them."""
+    path = classifier_file(checkpoint)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Classifier(file["vectors"], file["labels"], float(file["scale"]))
+    except (KeyError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} holds no class vectors ({error}): train again") from error
+
+
+class Parametric(Method):
+    """The embedder and a vector for each of the database's classes."""
+
+    def __init__(self, embedder: Embedder, labels: NDArray[np.int64], loss: str) -> None:
+        super().__init__(embedder)
+        self.classes, self.targets = np.unique(labels, return_inverse=True)
+        n, self.scale = len(self.classes), SCALE[loss]
+        if loss == "arcface":
+            self.loss: Any = ArcFaceLoss(n, embedder.dim, margin=28.6, scale=self.scale)  # degrees, 0.5 in radians
+        else:
+            self.loss = NormalizedSoftmaxLoss(n, embedder.dim, temperature=1 / self.scale)
+
+    def start(self, descriptors: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+        means = np.zeros((len(self.classes), descriptors.shape[1]), np.float32)
+        np.add.at(means, self.targets, descriptors)
+        with torch.no_grad():
+            self.loss.W.copy_(torch.from_numpy(unit(means).T))  # (D, n)
+
+    def plan(self, descriptors: NDArray[np.float32], labels: NDArray[np.int64], rng: np.random.Generator) -> Plan:
+        return Plan(np.arange(len(labels))[:, None], self.targets.astype(np.int64))
+
+    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        rows = self.describe(images, len(targets))[:, 0]  # (n, D)
+        with torch.autocast(rows.device.type, enabled=False):  # cosines times 64 need all their digits
+            return {"loss": self.loss(rows.float(), targets)}
+
+    @property
+    def classifier(self) -> Classifier:
+        """The classifier as it is now."""
+        vectors = self.loss.W.detach().float().cpu().numpy().T
+        return Classifier(unit(np.ascontiguousarray(vectors)), self.classes, self.scale)
+
+    def judge(self, val: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, float]:
+        answers = self.classifier.classify(val)
+        scores = asdict(metrics.evaluate(answers.labels, answers.log_confidence, truth))
+        return {f"classifier_{name}": score for name, score in scores.items()}
+
+    def keep(self, checkpoint: Path) -> None:
+        now = self.classifier
+        with replacing(classifier_file(checkpoint)) as file:
+            np.savez(file, vectors=now.vectors, labels=now.labels, scale=now.scale)
+
+
+def compare(museum: Museum, checkpoint: str | Path, work_dir: str | Path) -> dict[str, dict[str, float]]:
+    """Score test both ways, at a single scale: rows of `metrics.summary` by "classifier" and by "neighbours".
+
+    The classifier has nothing to tune; for the neighbours the protocol is that of `evaluate.measure`.
+    """
+    described = extract.describe(museum, backbone.load(checkpoint), work_dir, scales=(1,))
+    answers = load_classifier(checkpoint).classify(described.test)
+    return {
+        "classifier": metrics.summary(answers.labels, answers.log_confidence, described.museum.test.labels),
+        "neighbours": evaluate.measure(described).test,
+    }
+
+
+def train(
+    museum: Museum, embedder: Embedder, out: str | Path, *, loss: str = "arcface", settings: Settings | None = None
+) -> Path:
+    """Train a copy of `embedder` to tell the database's classes apart; give the path of the best checkpoint.
+
+    `loss` is "softmax", cross-entropy, or "arcface". The best epoch is that of the neighbours' val GAP; the
+    classifier's own val scores are columns of the history, its vectors lie beside the checkpoint. Raises ValueError
+    for another loss, a database of one class, and as `loop.fit` does.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+    labels = museum.database.labels
+    if len(np.unique(labels)) < 2:
+        raise ValueError("all images are of one class: there is nothing to tell apart; add exhibits")
+    about = {"method": "parametric", "title": f"parametric-{loss}", "loss": loss}
+    return fit(museum, embedder, out, settings or Settings(), lambda net: Parametric(net, labels, loss), about)

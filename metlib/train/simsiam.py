@@ -1,0 +1,84 @@
+"""SimSiam: learning without labels and without negatives; each view predicts the other, which holds still.
+
+A projector and a predictor stand on the descriptor during training, and go afterwards. The method can collapse to a
+constant without the loss telling: watch `std`, the standard deviation of the normalised features over a batch, mean
+over channels. It is 1/√d where they spread over the sphere (0.022 for d = 2,048), and 0 after a collapse.
+Source: Chen and He, CVPR 2021.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metlib.backbone import Embedder
+from metlib.dataset import Museum
+from metlib.train.loop import Method, Plan, Settings, fit
+
+
+def simsiam_loss(predicted: tuple[Tensor, Tensor], projected: tuple[Tensor, Tensor]) -> Tensor:
+    """Average the negative cosine of each view's prediction with the other's projection, which gets no gradient.
+
+    All are (B, d); -½·(cos(p1, z2) + cos(p2, z1)), mean over the batch: from 1 to -1.
+    """
+    (p1, p2), (z1, z2) = predicted, projected
+    return -0.5 * (F.cosine_similarity(p1, z2.detach()) + F.cosine_similarity(p2, z1.detach())).mean()
+
+
+def build_projector(dim: int, hidden: int) -> nn.Sequential:
+    """Build three layers with batch norm, the last without slope and shift: (B, dim) -> (B, hidden)."""
+    layers: list[nn.Module] = []
+    for wide in (dim, hidden):
+        layers += [nn.Linear(wide, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden, affine=False))
+
+
+def build_predictor(hidden: int, neck: int) -> nn.Sequential:
+    """Build two layers with a narrow middle: (B, hidden) -> (B, hidden)."""
+    return nn.Sequential(nn.Linear(hidden, neck, bias=False), nn.BatchNorm1d(neck), nn.ReLU(), nn.Linear(neck, hidden))
+
+
+class SimSiam(Method):
+    """The embedder under a projector and a predictor."""
+
+    def __init__(self, embedder: Embedder, hidden: int, neck: int) -> None:
+        super().__init__(embedder)
+        self.projector = build_projector(embedder.dim, hidden)
+        self.predictor = build_predictor(hidden, neck)
+
+    def plan(self, descriptors: NDArray[np.float32], labels: NDArray[np.int64], rng: np.random.Generator) -> Plan:
+        rows = np.arange(len(labels))
+        return Plan(np.stack([rows, rows], axis=1), np.zeros_like(rows))
+
+    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        rows = self.describe(images, len(targets))  # (n, 2, D)
+        z1, z2 = self.projector(rows[:, 0]).float(), self.projector(rows[:, 1]).float()
+        p1, p2 = self.predictor(z1).float(), self.predictor(z2).float()
+        spread = F.normalize(z1.detach(), dim=1).std(dim=0).mean()
+        return {"loss": simsiam_loss((p1, p2), (z1, z2)), "std": spread}
+
+
+def train(
+    museum: Museum,
+    embedder: Embedder,
+    out: str | Path,
+    *,
+    hidden: int = 2048,
+    neck: int = 512,
+    settings: Settings | None = None,
+) -> Path:
+    """Train a copy of `embedder` on two views of every database image; give the path of the best checkpoint.
+
+    `hidden` is the width of the projector, `neck` that of the predictor's middle. Labels choose the best epoch on val,
+    and nothing else. Raises ValueError for parts of a batch below four items, which batch norm needs, and as
+    `loop.fit` does.
+    """
+    settings = settings or Settings()
+    if settings.batch < 8 * settings.accumulate:
+        raise ValueError(f"batch norm needs a batch of {8 * settings.accumulate} or more, got {settings.batch}")
+    about = {"method": "simsiam", "hidden": hidden, "neck": neck}
+    return fit(museum, embedder, out, settings, lambda network: SimSiam(network, hidden, neck), about)
