@@ -245,7 +245,7 @@ def load(name_or_checkpoint: str | Path, weights: str | Path | None = None) -> E
     path = Path(name).expanduser()
     if path.is_file():
         return _load_checkpoint(path)
-    if path.suffix == ".safetensors" or len(path.parts) > 1:
+    if name.endswith(weights_files.SUFFIXES) or len(path.parts) > 1:
         raise FileNotFoundError(f"no checkpoint {path}: expected a file of weights, or the name of a network")
     return build(of_timm(name), name, weights)
 

@@ -9,6 +9,7 @@ networks before whitening. `sweep` asks which stage, pooling exponent and whiten
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from metlib import backbone, dataset, descriptors, evaluate, extract, knn, ledge
 from metlib.backbone import Embedder, Panel
 from metlib.dataset import Museum
 from metlib.descriptors import Described
+from metlib.recipes import RECIPES, of_timm
 from metlib.vectors import unit
 from metlib.whiten import PCAWhitening
 
@@ -45,9 +47,21 @@ def run(
     """
     several = [embedders] if isinstance(embedders, Embedder) else list(embedders)
     described = describe(museum, several, work_dir, **options)
+    return _measure(described, several, whitening=whitening, seed=seed, name=name, ledger_file=ledger_file)
+
+
+def _measure(
+    described: Described,
+    embedders: Sequence[Embedder],
+    *,
+    whitening: int | str,
+    seed: int,
+    name: str | None,
+    ledger_file: str | Path | None,
+) -> evaluate.Run:
     measured = evaluate.measure(described, whitening=whitening, seed=seed)
     if ledger_file is not None:
-        untrained = any(embedder.recipe.untrained for embedder in several)
+        untrained = any(embedder.recipe.untrained for embedder in embedders)
         note = "untrained: a floor, not a result" if untrained else ""
         ledger.append(ledger_file, ledger.rows_of(measured, described, described.museum, name=name, note=note))
     return measured
@@ -135,20 +149,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     options: dict[str, Any] = {"scales": (1,)} if chosen.single_scale else {}
     options |= {"on_error": "skip"} if chosen.skip_unreadable else {}
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without the sign ⁻ shows another for it
+        sys.stdout.reconfigure(errors="replace")
+    common = {"whitening": chosen.whitening, "seed": chosen.seed, "name": None, "ledger_file": chosen.ledger}
     try:
         museum = dataset.load(chosen.data, chosen.database)
-        for networks in chosen.networks:
-            names = [networks] if Path(networks).is_file() else networks.split(",")
+        rows = [[text] if Path(text).is_file() else text.split(",") for text in chosen.networks]
+        _refuse_early(rows, chosen)
+        for names in rows:
             embedders = [backbone.load(name, chosen.weights) for name in names]
-            common = {"whitening": chosen.whitening, "seed": chosen.seed, "ledger_file": chosen.ledger}
-            measured = run(museum, embedders, chosen.work, **common, **options)
+            described = describe(museum, embedders, chosen.work, **options)
+            measured = _measure(described, embedders, **common)
             print(" + ".join(embedder.title for embedder in embedders))
-            print(evaluate.say(measured, museum), end="\n\n")
+            print(evaluate.say(measured, described.museum), end="\n\n")
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"rows are in {chosen.ledger}")
     return 0
+
+
+def _refuse_early(rows: Sequence[Sequence[str]], chosen: argparse.Namespace) -> None:
+    """Find before the first network runs, for hours maybe, what would stop a later one."""
+    names = [name for row in rows for name in row]
+    if chosen.weights and Path(chosen.weights).is_file() and len(names) > 1:
+        raise ValueError(f"--weights {chosen.weights} is one file, for {len(names)} networks: name a folder of weights")
+    for name in names:
+        if name not in RECIPES and not Path(name).is_file():
+            of_timm(name)
+    if Path(chosen.ledger).exists():
+        ledger.read(chosen.ledger)
 
 
 if __name__ == "__main__":

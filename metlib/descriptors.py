@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from metlib import dataset
 from metlib.dataset import Museum, Split
-from metlib.files import replacing
+from metlib.files import replacing, sha256
 from metlib.vectors import as_rows, unit
 
 OFFICIAL = {"database": "train_descriptors", "val": "val_descriptors", "test": "test_descriptors"}
@@ -76,6 +76,7 @@ def read(path: str | Path, museum: Museum) -> Described:
 def from_official(path: str | Path, museum: Museum) -> Described:
     """Read the authors' `descriptors.pkl` as the descriptors of a museum; nothing in it is executed.
 
+    The file doesn't say what made it, so its own hash stands for the weights' in `made_by`.
     Rows stay as they are where they are unit (to 0.001, as float16 leaves them), and are made unit otherwise.
     Raises ValueError for a file that `read_official` refuses, without descriptors of the database, with another number
     of rows than the ground truth has images, with different D, or with rows that are NaN or zero.
@@ -98,7 +99,7 @@ def from_official(path: str | Path, museum: Museum) -> Described:
             )
     try:
         database, val, test = (_as_unit(arrays[key], key) for key in OFFICIAL.values())
-        return Described(museum, database, val, test)
+        return Described(museum, database, val, test, made_by={"weights": sha256(path)})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

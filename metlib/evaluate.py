@@ -5,7 +5,8 @@
 scores the authors' `descriptors.pkl`, or a folder that `extract.describe` left; several are joined before whitening.
 It answers to the authors' own `python -m code.examples.knn_eval DIR --autotune --info_dir DIR`, with one difference.
 The authors' released tool tunes only tau, at k = 1, because its --k defaults to 1; its published figures came from the
-whole grid (36.1 GAP becomes about 23 otherwise). Here the whole grid is the default, and `--k 1` does as their tool.
+whole grid (36.1 GAP becomes about 23 otherwise). Here the whole grid is the default, and `--k 1 --whitening 512` does
+as their tool.
 """
 
 from __future__ import annotations
@@ -214,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m metlib.evaluate",
         description="Score descriptors by the study's protocol: whitening learned from the database, k and tau tuned "
         "on val, scores on test. Ground truth is needed, images aren't.",
-        epilog=f"{RELEASED_TOOL} Here the whole grid is the default; --k 1 does as their tool.",
+        epilog=f"{RELEASED_TOOL} Here the whole grid is the default; --k 1 --whitening 512 does as their tool.",
     )
     parser.add_argument(
         "descriptors",

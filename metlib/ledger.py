@@ -199,9 +199,10 @@ def protocol(row: Mapping[str, Any]) -> str:
     return f"{row['database']} database, scored on {row['split']}, {tuned}"
 
 
-def comparable(museum: Museum, *, split: str, tuned_on: str = "val") -> pd.DataFrame:
+def comparable(museum: Museum, *, split: str, tuned_on: str = "val", training: str | None = "none") -> pd.DataFrame:
     """The published rows of the same protocol on this museum: empty unless it is the Met, and of its database only.
 
+    `training` "none" gives pretrained networks as they come, "met" those trained on the Met's database, None both.
     `split="val"` gives numbers that were tuned on the same val. A museum that isn't the Met has no published numbers,
     whatever its name. Raises ValueError for a split other than val and test.
     """
@@ -209,6 +210,7 @@ def comparable(museum: Museum, *, split: str, tuned_on: str = "val") -> pd.DataF
         raise ValueError(f"split {split!r}: expected 'val' or 'test', the queries that were scored")
     table = published()
     same = (table.database == museum.kind) & (table.split == split) & (table.tuned_on == tuned_on)
+    same &= (table.training == training) | (training is None)
     return table[same & is_met(museum)].reset_index(drop=True)
 
 
@@ -237,7 +239,11 @@ def beside(rows: pd.DataFrame | Sequence[Mapping[str, Any]], numbers: pd.DataFra
     or of more than one museum's lists.
     """
     ours = pd.DataFrame(rows)
-    ours = ours.assign(label=ours["network"], published=False)
+    label = ours["network"].astype(str)
+    for column in ("scales", "whitening", "seed"):  # rows of one network say in what they differ
+        if (ours.groupby("network")[column].nunique() > 1).any():
+            label = label + f", {column} " + ours[column].astype(str)
+    ours = ours.assign(label=label, published=False)
     parts = [ours]
     if len(numbers):
         parts.append(numbers.assign(label=numbers.model + " (" + numbers.source + ")", published=True))

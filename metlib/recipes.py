@@ -161,7 +161,8 @@ def of_timm(name: str) -> Recipe:
     with torch.device("meta"):  # shapes without memory: what family is it?
         trunk: Any = timm.create_model(name, pretrained=False)
     if not hasattr(trunk, "num_prefix_tokens"):
-        return Recipe(name, **given)
+        # ConvNeXt's map has negative values, which GeM would cut off.
+        return Recipe(name, pooling="head" if type(trunk).__name__ == "ConvNeXt" else "gem", **given)
     if not hasattr(trunk, "dynamic_img_size"):
         raise ValueError(
             f"{name} is of a family that metlib can't give images in their own size: take a network that ends in a "
@@ -169,7 +170,7 @@ def of_timm(name: str) -> Recipe:
         )
     pooling = "class" if trunk.cls_token is not None else "mean"
     pooling = "head" if trunk.global_pool == "map" else pooling
-    longest = None if getattr(trunk, "rope", None) is not None else max(config.input_size[1:])
+    longest = None if trunk.pos_embed is None else max(config.input_size[1:])  # rotary positions know no largest size
     arch_args = {"dynamic_img_size": True} | ({"global_pool": "token"} if pooling == "class" else {})
     patch = trunk.patch_embed.feat_ratio()  # pixels a token, those of a convolutional stem included
     return Recipe(name, arch_args, pooling=pooling, multiple=patch, longest=longest, **given)

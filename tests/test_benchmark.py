@@ -97,3 +97,27 @@ def test_the_command_line_writes_rows(small_museum: Path, tmp_path: Path, capsys
     assert "R18IN" in capsys.readouterr().err
     assert benchmark.main([str(tmp_path / "none"), "random", *where]) == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_what_would_stop_a_later_network_stops_the_first(
+    small_museum: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--work", str(tmp_path / "work"), "--ledger", str(tmp_path / "results.csv"), "--single-scale"]
+    file = backbone.save(embedder(), tmp_path / "tiny.safetensors")
+    (tmp_path / "other.csv").write_text("a,b\n")
+    for wrong, message in (
+        ([str(file), "R18-IN"], "R18IN"),
+        ([str(file), "R18IN", "--weights", str(file)], "one file, for 2 networks"),
+        ([str(file), "--ledger", str(tmp_path / "other.csv")], "is no ledger"),
+    ):
+        assert benchmark.main([str(small_museum), *where, *wrong]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "work").exists() and not (tmp_path / "results.csv").exists()
+
+
+def test_rows_of_one_network_say_in_what_they_differ(museum: Museum, tmp_path: Path) -> None:
+    for options in ({}, {"whitening": "raw"}):
+        benchmark.run(museum, embedder(), tmp_path / "work", ledger_file=tmp_path / "r.csv", scales=(1,), **options)  # type: ignore[arg-type]
+    rows = ledger.read(tmp_path / "r.csv").query("split == 'test'")
+    labels = ledger.beside(rows, ledger.comparable(museum, split="test"))["label"]
+    assert sorted(labels) == [f"tiny, whitening {way}" for way in sorted(rows["whitening"])]

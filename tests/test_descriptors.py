@@ -33,6 +33,7 @@ from metlib.descriptors import (
     read_official,
     write_official,
 )
+from metlib.files import sha256
 
 SIZES = {"database": 8, "val": 5, "test": 6}
 
@@ -254,7 +255,8 @@ def test_what_was_described_goes_out_and_comes_in(museum: Museum, tmp_path: Path
     assert path == tmp_path / "new" / "descriptors.pkl" and [p.name for p in path.parent.iterdir()] == [path.name]
     assert list(read_official(path)) == list(OFFICIAL.values())
     for back in (from_official(path, museum), read(path, museum)):
-        assert same(back, described) and back.museum is museum and back.made_by == {}
+        assert same(back, described) and back.museum is museum
+        assert back.made_by == {"weights": sha256(path)}  # who made it isn't said; another file is another row
 
 
 def test_plain_pickle_reads_what_we_write(museum: Museum, tmp_path: Path) -> None:

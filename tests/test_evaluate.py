@@ -17,6 +17,7 @@ from metlib import dataset, descriptors, evaluate, metrics, tune
 from metlib.dataset import Museum, Split
 from metlib.descriptors import Described, list_sha256, write_official
 from metlib.evaluate import RELEASED_TOOL, Run, main, measure, say
+from metlib.files import sha256
 
 N, D, EXHIBITS = 90, 12, 45
 
@@ -234,7 +235,8 @@ def test_a_pickle_is_scored_as_what_went_into_it(
     wanted = json.loads(json.dumps(run.to_json()))
     assert {key: told[key] for key in wanted if key != "seconds"} == {k: v for k, v in wanted.items() if k != "seconds"}
     assert list(told["seconds"]) == ["read", "choose dim", "whiten", "search", "tune", "evaluate"]
-    assert (told["museum"], told["database"], told["images"], told["made_by"]) == ("ours", "full", N, {})
+    assert (told["museum"], told["database"], told["images"]) == ("ours", "full", N)
+    assert told["made_by"] == {"weights": sha256(path)}
     lines = out.splitlines()
     assert lines[0] == "ours, full database: 90 images of 45 exhibits; 30 val and 42 test queries"
     assert lines[1].startswith(f"descriptors of 12 dimensions, whitened to {run.dim} (learned from the database), best")
@@ -252,7 +254,7 @@ def test_the_difference_to_the_released_tool_is_where_a_reader_meets_it(capsys: 
     assert ended.value.code == 0
     help_text = " ".join(capsys.readouterr().out.split())
     for text in (help_text, " ".join((evaluate.__doc__ or "").split())):
-        assert RELEASED_TOOL in text and "--k 1 does as their tool" in text.replace("`", "")
+        assert RELEASED_TOOL in text and "--k 1 --whitening 512 does as their tool" in text.replace("`", "")
 
 
 def test_k_1_tunes_tau_alone(ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,7 +282,7 @@ def test_a_folder_and_several_sets(ours: Described, tmp_path: Path, capsys: pyte
     assert call(folder, pickled, "--ground-truth", ours.museum.root, "--whitening", "12") == 0
     told = scores_in(tmp_path / "work" / "scales-1-0.5+other.scores.json")
     joined = descriptors.concatenate([ours, descriptors.from_official(pickled, ours.museum)])
-    assert (told["raw_dim"], told["made_by"]) == (18, {})
+    assert (told["raw_dim"], told["made_by"]) == (18, {"weights": f"{'ab' * 32}+{sha256(pickled)}"})
     assert told["test"]["gap"] == measure(joined, whitening=12).test["gap"]
 
 

@@ -334,7 +334,10 @@ def test_the_met_is_known_by_its_lists(shared: Path) -> None:
     n = 397_121
     full = Split(np.char.add("MET/", np.arange(n).astype(str)), np.arange(n))
     whole = dataclasses.replace(mini, database=full, kind="full")
-    assert len(ledger.comparable(whole, split="test")) == 17 + 9
+    assert len(ledger.comparable(whole, split="test", training=None)) == 17 + 9
+    as_they_come, trained = (ledger.comparable(whole, split="test", training=kind) for kind in ("none", "met"))
+    assert len(as_they_come) + len(trained) == 17 + 9 and not as_they_come.model.str.contains("Con-").any()
+    assert trained.model.str.contains("Con-").any()
     assert len(ledger.comparable(whole, split="val")) == 10
 
 

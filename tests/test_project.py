@@ -52,7 +52,7 @@ IMPORTS = {
     "report": {"dataset", "files"},
     "notebooks": {"dataset", "files", "report", "synthetic"},
     "benchmark": {
-        *("backbone", "dataset", "descriptors", "evaluate", "extract", "knn", "ledger", "metrics", "tune"),
+        *("backbone", "dataset", "descriptors", "evaluate", "extract", "knn", "ledger", "metrics", "recipes", "tune"),
         *("vectors", "whiten"),
     },
     "train/__init__": set(),
