@@ -29,6 +29,9 @@ from metlib.vectors import unit
 
 __all__ = ["RECIPES", "Embedder", "GeM", "Panel", "Recipe", "build", "gem", "load", "save"]
 
+# timm doesn't ask whether every weight of these is in a file: what is missing would stay random.
+_LOOSE = ("inception_v3", "dla")
+
 
 def gem(x: Tensor, p: float | Tensor = 3.0, eps: float = 1e-6) -> Tensor:
     """Pool a map by its generalised mean: (B, C, H, W) -> (B, C), each channel the p-mean of its clamped values.
@@ -41,10 +44,6 @@ def gem(x: Tensor, p: float | Tensor = 3.0, eps: float = 1e-6) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(min=eps)
     top = x.detach().amax(dim=(-2, -1), keepdim=True)  # (B, C, 1, 1); the result doesn't depend on it, nor gradients
     return (x / top).pow(p).mean(dim=(-2, -1)).pow(1.0 / p) * top[..., 0, 0]
-
-
-# timm doesn't ask whether every weight of these is in a file: what is missing would stay random.
-_LOOSE = ("inception_v3", "dla")
 
 
 class GeM(nn.Module):
@@ -132,11 +131,13 @@ class Embedder(nn.Module):
         return self._as_map(self._run(images), images)
 
     def _run(self, images: Tensor) -> Tensor:
-        x = (images - self.mean) / self.std
         if self.recipe.stage is None:
-            return self.trunk.forward_features(x)
-        stages = [self.recipe.stage]
-        return self.trunk.forward_intermediates(x, indices=stages, stop_early=True, intermediates_only=True)[0]
+            return self.trunk.forward_features((images - self.mean) / self.std)
+        return self._maps(images, [self.recipe.stage])[0]
+
+    def _maps(self, images: Tensor, stages: list[int]) -> list[Tensor]:
+        x = (images - self.mean) / self.std
+        return self.trunk.forward_intermediates(x, indices=stages, stop_early=True, intermediates_only=True)
 
     def _as_map(self, x: Tensor, images: Tensor) -> Tensor:
         shape = tuple(x.shape)
@@ -203,11 +204,11 @@ class Panel(Embedder):
         text = "-".join(map(str, stages)), "-".join(f"{p:g}" for p in ps)
         self.name = f"{embedder.name}-stages-{text[0]}-p-{text[1]}"
         self.columns: dict[tuple[int, float], slice] = {}
+        self.dim = 0
         for stage in stages:
             for p in ps:
-                start = sum(block.stop - block.start for block in self.columns.values())
-                self.columns[stage, float(p)] = slice(start, start + int(info[stage]["num_chs"]))
-        self.dim = max(block.stop for block in self.columns.values())
+                start, self.dim = self.dim, self.dim + int(info[stage]["num_chs"])
+                self.columns[stage, float(p)] = slice(start, self.dim)
         self.train(embedder.training)
 
     @property
@@ -217,14 +218,12 @@ class Panel(Embedder):
 
     def part(self, descriptors: NDArray[np.float32], stage: int, p: float) -> NDArray[np.float32]:
         """Take the unit descriptors (N, C) of one stage and p out of those of the panel (N, D)."""
-        return unit(np.ascontiguousarray(descriptors[:, self.columns[stage, float(p)]]))
+        return unit(descriptors[:, self.columns[stage, float(p)]])
 
     def forward(self, images: Tensor, scale: float = 1.0) -> Tensor:
         """Describe RGB images (B, 3, H, W) in [0, 1] for every stage and p: unit rows (B, D)."""
-        x = (self.resize(images, scale) - self.mean) / self.std
         stages = list(dict.fromkeys(stage for stage, _ in self.columns))
-        maps = self.trunk.forward_intermediates(x, indices=stages, stop_early=True, intermediates_only=True)
-        of_stage = dict(zip(stages, maps, strict=True))
+        of_stage = dict(zip(stages, self._maps(self.resize(images, scale), stages), strict=True))
         parts = [F.normalize(gem(of_stage[stage], p), dim=-1) for stage, p in self.columns]
         return F.normalize(torch.cat(parts, dim=1), dim=-1)
 

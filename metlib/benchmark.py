@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from metlib import backbone, dataset, descriptors, evaluate, extract, knn, ledger, metrics, tune
+from metlib import backbone, dataset, descriptors, evaluate, extract, ledger
 from metlib.backbone import Embedder, Panel
 from metlib.dataset import Museum
 from metlib.descriptors import Described
@@ -47,24 +46,22 @@ def run(
     """
     several = [embedders] if isinstance(embedders, Embedder) else list(embedders)
     described = describe(museum, several, work_dir, **options)
-    return _measure(described, several, whitening=whitening, seed=seed, name=name, ledger_file=ledger_file)
-
-
-def _measure(
-    described: Described,
-    embedders: Sequence[Embedder],
-    *,
-    whitening: int | str,
-    seed: int,
-    name: str | None,
-    ledger_file: str | Path | None,
-) -> evaluate.Run:
     measured = evaluate.measure(described, whitening=whitening, seed=seed)
     if ledger_file is not None:
-        untrained = any(embedder.recipe.untrained for embedder in embedders)
-        note = "untrained: a floor, not a result" if untrained else ""
-        ledger.append(ledger_file, ledger.rows_of(measured, described, described.museum, name=name, note=note))
+        _record(measured, described, several, ledger_file, name)
     return measured
+
+
+def _record(
+    measured: evaluate.Run,
+    described: Described,
+    embedders: Sequence[Embedder],
+    ledger_file: str | Path,
+    name: str | None = None,
+) -> None:
+    untrained = any(embedder.recipe.untrained for embedder in embedders)
+    note = "untrained: a floor, not a result" if untrained else ""
+    ledger.append(ledger_file, ledger.rows_of(measured, described, described.museum, name=name, note=note))
 
 
 def describe(museum: Museum, embedders: Sequence[Embedder], work_dir: str | Path, **options: Any) -> Described:
@@ -97,23 +94,20 @@ def sweep(
         stages = (last - 1, last) if last else (last,)
     panel = Panel(embedder, stages, ps).eval()
     described = extract.describe(museum, panel, work_dir, **options)
-    labels = described.museum.database.labels
-    ks = tune.fitting(tune.KS, len(labels))
     rows = []
     for stage, p in panel.columns:
         splits = [panel.part(rows, stage, p) for rows in (described.database, described.val, described.test)]
-        for way, dim, (database, val, test) in _ways(splits, dims):
-            tuned = tune.tune(knn.search(database, val, ks[-1]), labels, described.museum.val.labels, ks)
-            answers = knn.classify(knn.search(database, test, ks[-1]), labels, tuned.k, tuned.tau)
-            scores = metrics.summary(answers.labels, answers.log_confidence, described.museum.test.labels, seed=seed)
+        for way, dim, changed in _ways(splits, dims):
+            measured = evaluate.measure(Described(described.museum, *changed), whitening="raw", seed=seed)
+            tuned = measured.tuning
             row = {"stage": stage, "p": p, "way": way, "dim": dim, "k": tuned.k, "tau": tuned.tau}
-            rows.append(row | {"val_gap": tuned.gap} | scores)
+            rows.append(row | {"val_gap": tuned.gap} | measured.test)
     return pd.DataFrame(rows)
 
 
-def _ways(splits: list[Any], dims: Sequence[int]) -> list[tuple[str, int, list[Any]]]:
+def _ways(splits: list[Any], dims: Sequence[int]) -> Iterator[tuple[str, int, list[Any]]]:
     """Three splits as they are, rotated, and whitened, at every dimension that the database can carry."""
-    ways = [("raw", splits[0].shape[1], splits)]
+    yield "raw", splits[0].shape[1], splits
     (n, channels), rank = splits[0].shape, PCAWhitening(1).fit(splits[0]).rank_
     most = rank if n >= 10 * channels else max(rank // 2, 1)
     kept = sorted({dim for dim in dims if dim <= most} or {most})
@@ -121,8 +115,8 @@ def _ways(splits: list[Any], dims: Sequence[int]) -> list[tuple[str, int, list[A
         full = PCAWhitening(kept[-1], shrinkage).fit(splits[0])
         changed = [full.transform(rows) for rows in splits]
         # Leading columns, made unit again, are the smaller whitening.
-        ways += [(way, dim, [unit(np.ascontiguousarray(rows[:, :dim])) for rows in changed]) for dim in kept]
-    return ways
+        for dim in kept:
+            yield way, dim, [unit(rows[:, :dim]) for rows in changed]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,7 +145,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options |= {"on_error": "skip"} if chosen.skip_unreadable else {}
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without the sign ⁻ shows another for it
         sys.stdout.reconfigure(errors="replace")
-    common = {"whitening": chosen.whitening, "seed": chosen.seed, "name": None, "ledger_file": chosen.ledger}
     try:
         museum = dataset.load(chosen.data, chosen.database)
         rows = [[text] if Path(text).is_file() else text.split(",") for text in chosen.networks]
@@ -159,7 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for names in rows:
             embedders = [backbone.load(name, chosen.weights) for name in names]
             described = describe(museum, embedders, chosen.work, **options)
-            measured = _measure(described, embedders, **common)
+            measured = evaluate.measure(described, whitening=chosen.whitening, seed=chosen.seed)
+            _record(measured, described, embedders, chosen.ledger)
             print(" + ".join(embedder.title for embedder in embedders))
             print(evaluate.say(measured, described.museum), end="\n\n")
     except (ValueError, OSError, RuntimeError) as error:

@@ -51,6 +51,15 @@ class _Cut(Exception):
     """One attempt failed in a way that the next may not."""
 
 
+def _check_known(name: str, size: int | None, sha256: str | None, digits: int = 64) -> None:
+    """Check what is known of a file beforehand: its size, and its hash or at least so many digits of it."""
+    if size is not None and size <= 0:
+        raise ValueError(f"{name}: size is {size}; expected a positive number or None")
+    if sha256 is not None and not re.fullmatch(rf"[0-9a-f]{{{digits},64}}", sha256):
+        expected = "64" if digits == 64 else f"{digits} to 64"
+        raise ValueError(f"{name}: sha256 is {sha256!r}; expected {expected} lower-case digits")
+
+
 @dataclass(frozen=True)
 class File:
     """One file on a server, with its size in bytes and its SHA-256, or the leading digits of it, where known."""
@@ -62,10 +71,7 @@ class File:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,250}", self.file, re.ASCII):
             raise ValueError(f"file name is {self.file!r}; expected letters, digits, dots and dashes")
-        if self.size is not None and self.size <= 0:
-            raise ValueError(f"{self.file}: size is {self.size}; expected a positive number or None")
-        if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{8,64}", self.sha256):
-            raise ValueError(f"{self.file}: sha256 is {self.sha256!r}; expected 8 to 64 lower-case digits")
+        _check_known(self.file, self.size, self.sha256, digits=8)
 
 
 @dataclass(frozen=True)
@@ -79,10 +85,7 @@ class Archive:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w+", self.name, re.ASCII):
             raise ValueError(f"archive name is {self.name!r}; expected letters, digits and underscores")
-        if self.size is not None and self.size <= 0:
-            raise ValueError(f"{self.name}: size is {self.size}; expected a positive number or None")
-        if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise ValueError(f"{self.name}: sha256 is {self.sha256!r}; expected 64 lower-case digits")
+        _check_known(self.name, self.size, self.sha256)
 
     @property
     def file(self) -> str:

@@ -52,8 +52,7 @@ IMPORTS = {
     "report": {"dataset", "files"},
     "notebooks": {"dataset", "files", "report", "synthetic"},
     "benchmark": {
-        *("backbone", "dataset", "descriptors", "evaluate", "extract", "knn", "ledger", "metrics", "recipes", "tune"),
-        *("vectors", "whiten"),
+        *("backbone", "dataset", "descriptors", "evaluate", "extract", "ledger", "recipes", "vectors", "whiten"),
     },
     "train/__init__": set(),
     "train/augment": {"dataset"},

@@ -37,14 +37,7 @@ TRANSFORMERS = [name for name in RECIPES if RECIPES[name].arch.startswith("vit_"
 TAGGED = [name for name in RECIPES if "." in RECIPES[name].arch]
 SIZE = (93, 77)  # a multiple of neither patch
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Batches are tiny: on a busy machine threads wait for each other longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def prefix(name: str) -> int:

@@ -8,7 +8,7 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,10 @@ from metlib.backbone import Embedder, load
 from metlib.recipes import FILES, RECIPES
 
 site, naps = test_download.site, test_download.naps  # a server on 127.0.0.1, and no waiting for it
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FORMS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Batches are tiny: on a busy machine threads wait for each other longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from metlib.backbone import Embedder
 from metlib.dataset import Museum
-from metlib.train.loop import Method, Plan, Settings, fit
+from metlib.train.loop import Method, Plan, Settings, fit, plan_two_views, refuse_small_batches
 
 MOMENTUM = 0.996
 
@@ -59,8 +59,7 @@ class BYOL(Method):
         self.register_buffer("step", torch.tensor(0))
 
     def plan(self, descriptors: NDArray[np.float32], labels: NDArray[np.int64], rng: np.random.Generator) -> Plan:
-        rows = np.arange(len(labels))
-        return Plan(np.stack([rows, rows], axis=1), np.zeros_like(rows))
+        return plan_two_views(len(labels))
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         n = len(targets)
@@ -98,8 +97,7 @@ def train(
     `loop.fit` does.
     """
     settings = settings or Settings()
-    if settings.batch < 8 * settings.accumulate:
-        raise ValueError(f"batch norm needs a batch of {8 * settings.accumulate} or more, got {settings.batch}")
+    refuse_small_batches(settings)
     steps = settings.epochs * -(-len(museum.database) // settings.batch)
     about = {"method": "byol", "hidden": hidden, "width": width}
     return fit(museum, embedder, out, settings, lambda network: BYOL(network, hidden, width, steps), about)

@@ -123,6 +123,18 @@ class Plan:
             raise ValueError(f"images must be (M, V), targets (M,), got {self.images.shape} and {self.targets.shape}")
 
 
+def plan_two_views(n: int) -> Plan:
+    """Plan two views of each of `n` images, without labels."""
+    rows = np.arange(n)
+    return Plan(np.stack([rows, rows], axis=1), np.zeros_like(rows))
+
+
+def refuse_small_batches(settings: Settings) -> None:
+    """Refuse batches whose parts could fall below the four items that the batch norm of a head on top needs."""
+    if settings.batch < 8 * settings.accumulate:
+        raise ValueError(f"batch norm needs a batch of {8 * settings.accumulate} or more, got {settings.batch}")
+
+
 _NOTHING = Plan(np.empty((0, 1), np.int64), np.empty(0, np.int64))
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from metlib.backbone import Embedder
 from metlib.dataset import Museum
-from metlib.train.loop import Method, Plan, Settings, fit
+from metlib.train.loop import Method, Plan, Settings, fit, plan_two_views, refuse_small_batches
 
 
 def simsiam_loss(predicted: tuple[Tensor, Tensor], projected: tuple[Tensor, Tensor]) -> Tensor:
@@ -51,8 +51,7 @@ class SimSiam(Method):
         self.predictor = build_predictor(hidden, neck)
 
     def plan(self, descriptors: NDArray[np.float32], labels: NDArray[np.int64], rng: np.random.Generator) -> Plan:
-        rows = np.arange(len(labels))
-        return Plan(np.stack([rows, rows], axis=1), np.zeros_like(rows))
+        return plan_two_views(len(labels))
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         rows = self.describe(images, len(targets))  # (n, 2, D)
@@ -78,7 +77,6 @@ def train(
     `loop.fit` does.
     """
     settings = settings or Settings()
-    if settings.batch < 8 * settings.accumulate:
-        raise ValueError(f"batch norm needs a batch of {8 * settings.accumulate} or more, got {settings.batch}")
+    refuse_small_batches(settings)
     about = {"method": "simsiam", "hidden": hidden, "neck": neck}
     return fit(museum, embedder, out, settings, lambda network: SimSiam(network, hidden, neck), about)
