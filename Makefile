@@ -17,19 +17,20 @@ REPORTS =
 ARGS =
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lab paint check clean FORCE
+.PHONY: help report test lab paint weights check clean FORCE
 
 help:
 	@echo 'make report   run the course headless and leave reports/index.html (installs into $(VENV) the first time)'
 	@echo 'make test     ruff, mypy and every test, the notebooks on a small museum included'
 	@echo 'make check    ruff and mypy alone'
 	@echo 'make lab      open the notebooks in JupyterLab'
+	@echo 'make weights  train the embedded network again, from scratch (half an hour on two cores)'
 	@echo 'make paint    paint the synthetic museum, data/synthetic, alone'
 	@echo 'make clean    remove reports/ and work/ (never data/, figures/ or the environment)'
 	@echo
 	@echo 'make report takes'
 	@echo '  DATA=folder       a museum in the Met layout      (default: the synthetic museum, painted by code)'
-	@echo '  BACKBONE=name     a recipe, timm name or file     (default: random, an untrained floor)'
+	@echo '  BACKBONE=name     a recipe, timm name or file     (default: embedded, a small one that is here)'
 	@echo '  DATABASE=mini     full or mini                    (default: full)'
 	@echo '  WORK=folder       descriptors, kept between runs  (default: work)'
 	@echo '  REPORTS=folder    the report                      (default: reports)'
@@ -64,6 +65,9 @@ lab: paint
 
 paint: $(VENV)/installed
 	@$(RUN) -m metlib.notebooks --paint
+
+weights: $(VENV)/installed
+	@$(RUN) -m metlib.train.embedded $(ARGS)
 
 clean:
 	@rm -rf reports work

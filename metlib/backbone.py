@@ -32,6 +32,9 @@ __all__ = ["RECIPES", "Embedder", "GeM", "Panel", "Recipe", "build", "gem", "loa
 # timm doesn't ask whether every weight of these is in a file: what is missing would stay random.
 _LOOSE = ("inception_v3", "dla")
 
+EMBEDDED = Path(__file__).with_name("embedded.safetensors")
+"""The checkpoint that comes with metlib."""
+
 
 def gem(x: Tensor, p: float | Tensor = 3.0, eps: float = 1e-6) -> Tensor:
     """Pool a map by its generalised mean: (B, C, H, W) -> (B, C), each channel the p-mean of its clamped values.
@@ -239,6 +242,10 @@ def load(name_or_checkpoint: str | Path, weights: str | Path | None = None) -> E
     network: never a silent random one.
     """
     name = str(name_or_checkpoint)
+    if name == "embedded":
+        if weights is not None:
+            raise ValueError(f"embedded comes with its weights: leave {weights} out, or load that file by its path")
+        return _load_checkpoint(EMBEDDED)
     if name in RECIPES:
         return build(RECIPES[name], name, weights)
     path = Path(name).expanduser()

@@ -1,7 +1,8 @@
 """What a number is worth before anything is learned: the scored split, ties, the database's size, the queries' number.
 
-Each function measures one way in which two scores differ though the network is the same, on the museum at hand.
-Scores and widths are fractions; only `multiples` reads percentages, as they are printed.
+Each function measures one way in which two scores differ though the network is the same, on the museum at hand;
+`gain` says what is left when the networks differ. Scores and widths are fractions; only `multiples` reads percentages,
+as they are printed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from metlib import metrics
-from metlib.knn import Neighbours, classify, log_confidences, search
+from metlib.knn import Neighbours, Predictions, classify, log_confidences, search
 from metlib.tune import KS, TAUS, Tuning, fitting, tune
 from metlib.vectors import as_rows
 
@@ -232,3 +233,23 @@ def interval_widths(
             widths.append({name: vars(high)[name] - vars(low)[name] for name in vars(low)})
         found.append({"positives": m, "queries": m + strangers} | pd.DataFrame(widths).mean().to_dict())
     return pd.DataFrame(found)
+
+
+def gain(
+    before: Predictions, after: Predictions, truth: ArrayLike, n_resamples: int = 1000, *, seed: int = 0
+) -> dict[str, float]:
+    """Measure what one way to answer gains over another on the same queries, with paired 95 % intervals.
+
+    Both are scored on the same resamples: what is easy or hard about a query falls out of the difference, so its
+    interval is narrower than those of the two scores suggest. An interval that holds 0 says that these queries don't
+    tell the two apart. Keys, differences of fractions: `gap`, `gap_low`, `gap_high`, likewise `gap_minus`, `acc`.
+    Raises ValueError as `metrics.gap` does.
+    """
+    runs = (before, after)
+    first, second = (vars(metrics.evaluate(run.labels, run.log_confidence, truth)) for run in runs)
+    old, new = (metrics.resample(run.labels, run.log_confidence, truth, n_resamples, seed) for run in runs)
+    lows, highs = np.quantile(new - old, (0.025, 0.975), axis=0)
+    row: dict[str, float] = {}
+    for name, low, high in zip(first, lows, highs, strict=True):
+        row |= {name: second[name] - first[name], f"{name}_low": float(low), f"{name}_high": float(high)}
+    return row

@@ -59,23 +59,16 @@ def evaluate(predicted: ArrayLike, confidence: ArrayLike, truth: ArrayLike) -> S
     )
 
 
-def bootstrap(
-    predicted: ArrayLike,
-    confidence: ArrayLike,
-    truth: ArrayLike,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[Scores, Scores]:
-    """Percentile intervals of the three scores over resampled queries: (low, high), deterministic by `seed`.
+def resample(
+    predicted: ArrayLike, confidence: ArrayLike, truth: ArrayLike, n_resamples: int = 1000, seed: int = 0
+) -> NDArray[np.float64]:
+    """Score resampled queries: (R, 3) GAP, GAP⁻ and ACC, the same resamples for the same `truth` and `seed`.
 
-    Queries are drawn with replacement, Q of Q, distractors and all; a draw without any positive query is left
-    out. The queries are ranked once: a resample only changes how often each counts. Raises ValueError as
-    `gap` does.
+    Queries are drawn with replacement, Q of Q, distractors and all; a draw without any positive query is left out,
+    so R is at most `n_resamples`. The queries are ranked once: a resample only changes how often each counts.
+    Raises ValueError as `gap` does, and where no draw has a positive query.
     """
     correct, confidence, positive = _checked(predicted, confidence, truth)
-    if n_resamples < 1 or not 0 < level < 1:
-        raise ValueError(f"need n_resamples >= 1 and 0 < level < 1, got {n_resamples} and {level}")
     everyone = _Ranking(correct, confidence, positive)
     only_positive = _Ranking(correct[positive], confidence[positive], positive[positive])
     rng = np.random.default_rng(seed)
@@ -88,7 +81,25 @@ def bootstrap(
             samples.append((everyone.scores(counts)[0], only_positive.scores(counts[:, positive])[0], acc))
     if not samples:
         raise ValueError(f"none of {n_resamples} resamples drew a positive query: ask for more resamples")
-    low, high = np.quantile(np.array(samples), ((1 - level) / 2, (1 + level) / 2), axis=0)
+    return np.array(samples)
+
+
+def bootstrap(
+    predicted: ArrayLike,
+    confidence: ArrayLike,
+    truth: ArrayLike,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[Scores, Scores]:
+    """Percentile intervals of the three scores over resampled queries: (low, high), deterministic by `seed`.
+
+    Raises ValueError for a level outside (0, 1), no resamples, and as `resample` does.
+    """
+    if n_resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"need n_resamples >= 1 and 0 < level < 1, got {n_resamples} and {level}")
+    samples = resample(predicted, confidence, truth, n_resamples, seed)
+    low, high = np.quantile(samples, ((1 - level) / 2, (1 + level) / 2), axis=0)
     return Scores(*map(float, low)), Scores(*map(float, high))
 
 

@@ -380,7 +380,7 @@ def course(options: argparse.Namespace) -> Path:
         raise Refused(f"a notebook in {options.notebooks} can't be read: {error}") from None
     committed = (ROOT / "figures").resolve()  # its pictures are in git: only the default run may write there
     wished = (options.data, options.backbone, options.database, options.seed, options.parameter)
-    default = wished == (None, "random", "full", 0, [])
+    default = wished == (None, "embedded", "full", 0, [])
     reports = options.reports.resolve()
     figures = (options.figures or (committed if default else reports / "figures")).resolve()
     if figures == committed and not default:
@@ -421,7 +421,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m metlib.notebooks", description=__doc__)
     option = parser.add_argument
     option("--data", type=Path, help="a museum in the Met layout (default: one painted by code)")
-    option("--backbone", default="random", help="recipe, timm name or checkpoint (default: random, a floor)")
+    option("--backbone", default="embedded", help="recipe, timm name or checkpoint (default: embedded)")
     option("--database", default="full", choices=list(dataset.DATABASES), help="default: full")
     option("--work", type=Path, default=ROOT / "work", help="descriptors, kept between runs (default: work)")
     option("--reports", type=Path, default=ROOT / "reports", help="notebooks and pages (default: reports)")

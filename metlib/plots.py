@@ -255,27 +255,30 @@ def score_lines(
     ylabel: str = "score (%)",
     logx: bool = False,
     best: Any = None,
+    percent: bool = True,
 ) -> Axes:
-    """Draw columns `ys` (fractions) of a DataFrame against column `x` in percent.
+    """Draw columns `ys` of a DataFrame against column `x`: fractions in percent, or with percent=False as they are.
 
     A band is drawn where columns `<y>_low` and `<y>_high` exist; `best` marks one value of x.
     """
     ys = [ys] if isinstance(ys, str) else list(ys)
     _columns(table, [x, *ys])
     table = table.sort_values(x) if table[x].dtype.kind in "iuf" else table
-    ax = _axes(ax, 7.0, 3.8)
+    ax, times = _axes(ax, 7.0, 3.8), 100 if percent else 1
     for number, y in enumerate(ys):
         colour = CYCLE[number % len(CYCLE)]
         if {f"{y}_low", f"{y}_high"} <= set(table.columns):
-            low, high = 100 * table[f"{y}_low"], 100 * table[f"{y}_high"]
+            low, high = times * table[f"{y}_low"], times * table[f"{y}_high"]
             ax.fill_between(table[x], low, high, color=colour, alpha=0.15, lw=0)
         marker, line = "os^Dv"[number % 5], LINES[number % len(LINES)]
-        ax.plot(table[x], 100 * table[y], color=colour, marker=marker, ms=5, ls=line, label=_say(y))
+        ax.plot(table[x], times * table[y], color=colour, marker=marker, ms=5, ls=line, label=_say(y))
     if logx:
         ax.set_xscale("log")
         if table[x].nunique() <= 12:
             ax.xaxis.set_major_locator(FixedLocator(sorted(table[x].unique())))
         _plain_ticks(ax, "x")
+    elif table[x].dtype.kind in "iu":
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if best is not None:
         says = f"chosen: {best:g}" if isinstance(best, int | float) else f"chosen: {best}"
         ax.axvline(best, color=GREY, ls="dotted", lw=1.6, label=says)
@@ -432,15 +435,16 @@ def reliability(
 
 @style()
 def sheet(
-    files: Sequence[Path],
+    files: Sequence[Path | NDArray[Any]],
     *,
     titles: Sequence[str] | None = None,
     frames: Sequence[str | None] | None = None,
     columns: int = 6,
     width: float = 9.0,
 ) -> Figure:
-    """Draw image files as a contact sheet, each whole in a square cell, with titles and frames if given.
+    """Draw images as a contact sheet, each whole in a square cell, with titles and frames if given.
 
+    `files` are image files, or (H, W, 3) arrays (uint8, or floats in [0, 1]).
     `frames` names "right", "wrong", "distractor" or None for each file; `width` in inches.
     """
     _check_pictures(len(files), titles=titles, frames=frames)
@@ -736,10 +740,10 @@ def _wrapped(titles: Sequence[str] | None, inches: float) -> list[str]:
     return ["\n".join(textwrap.wrap(title, room, max_lines=3, placeholder=" …")) for title in titles or []]
 
 
-def _thumbnail(file: Path, side: float) -> NDArray[np.uint8]:
+def _thumbnail(image: str | Path | NDArray[Any], side: float) -> NDArray[np.uint8]:
     """The whole image in a pale square as large as it is shown."""
     pixels = round(side * DPI)
-    return np.asarray(ImageOps.pad(read_image(file), (pixels, pixels), color="white"))
+    return np.asarray(ImageOps.pad(_as_image(image), (pixels, pixels), color="white"))
 
 
 def _as_image(image: str | Path | Image.Image | NDArray[Any]) -> Image.Image:

@@ -240,11 +240,20 @@ RECIPES: dict[str, Recipe] = {
     "VGG19": _of("vgg19.tv_in1k", _IMAGENET),
     "Inception-v3": _of("inception_v3.tv_in1k", _GOOGLE),
     "Xception": _of("legacy_xception.tf_in1k", _KERAS),
+    "embedded": Recipe(
+        "resnet18",
+        {"channels": [24, 48, 96, 192]},
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        longest=160,
+        origin="trained by metlib from scratch",
+    ),
     "random": Recipe("resnet18", stage=2, seed=0, origin="untrained: a floor, not a result"),
 }
 """The study's networks by its names, those that lead today, and three for the transfer study.
 
-`random` is a small untrained one: what code and pixels give without learning.
+`embedded` comes with metlib: a small one that learned from a painted museum (see `train.embedded`). `random` is a
+small untrained one: what code and pixels give without learning.
 """
 
 FILES: dict[str, tuple[str, File]] = {

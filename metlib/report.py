@@ -24,6 +24,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 SCORES = "00_the_whole_thing.csv"
 LEDGER = "results.csv"
 FLOOR = "random"
+OWN = "embedded"
 METRICS = {"gap": "GAP", "gap_minus": "GAP⁻", "acc": "ACC"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PATHS = ("data_root", "work_dir", "figures_dir")
@@ -150,6 +151,7 @@ def write_pages(
         exhibits=len(set(museum.database.labels.tolist())),
         backbone=Path(backbone).name,
         floor=backbone == FLOOR,
+        own=backbone == OWN,
         scores=[(row, _scores_of(row)) for row in scores],
         metrics=list(METRICS.values()),
         ran=ran,

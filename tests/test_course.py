@@ -22,6 +22,7 @@ def reports(small_museum: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("course")
     arguments = ["--data", small_museum, "--reports", out, "--work", out / "work", "--timeout", 300]
     arguments += ["-p", "interactive", "true"]  # the sliders are run too, beside the static pictures
+    arguments += ["-p", "changes", '{"size": 64, "epochs": 1}']  # of the training settings
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", "")  # the runner sets it for its kernels
         assert notebooks.main([str(word) for word in arguments]) == 0
@@ -61,7 +62,7 @@ def test_the_scores_are_fractions_inside_their_intervals(reports: Path) -> None:
     rows = report.read_scores(reports / "figures")
     assert {row["split"] for row in rows} >= {"test"}
     for row in rows:
-        assert row["museum"] and row["backbone"].startswith("random (untrained") and row["tuned_on"]
+        assert row["museum"] and row["backbone"] == "embedded" and row["tuned_on"]
         for metric in report.METRICS:
             value, low, high = (float(row[metric + part]) for part in ("", "_low", "_high"))
             assert 0 <= low <= high <= 1 and 0 <= value <= 1

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from metlib import fairness, ledger, metrics
-from metlib.knn import Neighbours, classify, search
+from metlib.knn import Neighbours, Predictions, classify, search
 from metlib.vectors import unit
 
 Collection = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
@@ -222,3 +222,42 @@ def test_widths_are_the_means_over_sets_and_repeatable() -> None:
     assert once.equals(again) and not once.equals(other)
     with pytest.raises(ValueError, match="0 queries show an exhibit"):
         fairness.interval_widths([0], [0.5], [-1])
+
+
+# ---- gain ----
+
+
+def predictions(rng: np.random.Generator, truth: NDArray[np.int64], right: float) -> Predictions:
+    correct = rng.random(len(truth)) < right
+    return Predictions(np.where(correct & (truth >= 0), truth, 99), np.log(rng.uniform(0.01, 1, len(truth))))
+
+
+def test_a_gain_is_the_difference_and_its_interval_that_of_paired_resamples() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.where(np.arange(70) < 40, rng.integers(0, 9, 70), -1)
+    before, after = predictions(rng, truth, 0.5), predictions(rng, truth, 0.8)
+    found = fairness.gain(before, after, truth, 60, seed=3)
+    draws, differences = np.random.default_rng(3), []
+    for _ in range(60):  # the naive twin: both scored anew on the same drawn queries
+        rows = draws.integers(70, size=70)
+        old, new = (metrics.evaluate(r.labels[rows], r.log_confidence[rows], truth[rows]) for r in (before, after))
+        differences.append([new.gap - old.gap, new.gap_minus - old.gap_minus, new.acc - old.acc])
+    old, new = (metrics.evaluate(r.labels, r.log_confidence, truth) for r in (before, after))
+    for column, name in enumerate(("gap", "gap_minus", "acc")):
+        assert found[name] == getattr(new, name) - getattr(old, name)
+        expected = np.quantile(np.array(differences)[:, column], (0.025, 0.975))
+        np.testing.assert_allclose((found[f"{name}_low"], found[f"{name}_high"]), expected, atol=1e-12)
+
+
+def test_nothing_is_gained_over_oneself_and_pairs_are_surer_than_their_parts() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 9, 200)
+    before = predictions(rng, truth, 0.5)
+    assert set(fairness.gain(before, before, truth, 50).values()) == {0.0}
+    mended = before.labels.copy()
+    mended[np.flatnonzero(before.labels != truth)[:10]] = truth[np.flatnonzero(before.labels != truth)[:10]]
+    found = fairness.gain(before, Predictions(mended, before.log_confidence), truth)
+    low, high = metrics.bootstrap(mended, before.log_confidence, truth)
+    assert found["acc"] == pytest.approx(0.05)
+    assert found["acc_low"] > 0
+    assert found["acc_high"] - found["acc_low"] < 0.6 * (high.acc - low.acc)

@@ -26,7 +26,7 @@ from matplotlib.text import Text
 from nbconvert import HTMLExporter
 from PIL import Image
 
-from metlib import plots
+from metlib import dataset, plots
 from metlib.plots import COLOURS, Case
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -216,6 +216,25 @@ def test_nothing_to_draw_is_an_error(draw) -> None:
 
 
 # --- images ---
+
+
+def test_lines_of_what_is_no_score_are_drawn_as_they_are_and_epochs_are_whole() -> None:
+    table = pd.DataFrame({"epoch": [0, 1, 2], "loss": [0.5, 0.4, 0.3], "loss_low": 0.1, "loss_high": 0.6})
+    ax = plots.score_lines(table, x="epoch", ys="loss", ylabel="loss", percent=False)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.5, 0.4, 0.3])
+    assert ax.collections[0].get_paths()[0].get_extents().ymax == pytest.approx(0.6)
+    ax.figure.canvas.draw()
+    assert all(tick == round(tick) for tick in ax.get_xticks())
+
+
+def test_a_sheet_shows_arrays_as_it_shows_files(files: list[Path]) -> None:
+    pixels = np.asarray(dataset.read_image(files[0]))
+    sheet = plots.sheet([files[0], pixels, pixels / 255.0])
+    of_file, of_bytes, of_floats = (ax.images[0].get_array() for ax in sheet.axes)
+    np.testing.assert_array_equal(of_file, of_bytes)
+    np.testing.assert_array_equal(of_file, of_floats)
+    with pytest.raises(ValueError, match=r"expected \(H, W, 3\)"):
+        plots.sheet([np.zeros((3, 8, 8), np.uint8)])
 
 
 def test_a_sheet_shows_every_file_with_title_and_frame(files: list[Path]) -> None:

@@ -67,6 +67,7 @@ IMPORTS = {
         *("backbone", "dataset", "evaluate", "extract", "files", "knn", "metrics", "vectors"),
         "train/loop",
     },
+    "train/embedded": {"backbone", "dataset", "recipes", "synthetic", "train/loop", "train/parametric"},
     "train/__main__": {
         *("backbone", "dataset", "train/byol", "train/contrastive", "train/loop", "train/parametric"),
         "train/simsiam",
@@ -217,7 +218,7 @@ def test_a_notebook_names_no_machine(path: Path) -> None:
 def test_parameters_are_literals_with_a_reason_each(notebook: nbformat.NotebookNode) -> None:
     found = notebooks.parameters(notebook)
     assert set(notebooks.COMMON) | {"interactive"} <= set(found)
-    assert found["interactive"] is False and found["seed"] == 0 and found["backbone"] == "random"
+    assert found["interactive"] is False and found["seed"] == 0 and found["backbone"] == "embedded"
     (cell,) = notebooks.tagged(notebook, "parameters")
     lines = cell.source.splitlines()
     for statement in ast.parse(cell.source).body:

@@ -12,6 +12,7 @@ sees the whole batch: several processes give the loss of one.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import os
@@ -106,9 +107,12 @@ class Settings:
 
 PRESETS = {
     "paper": Settings(),
-    "small": Settings(lr=1e-5, epochs=3, step=2, batch=32, size=224, workers=2),
+    "small": Settings(lr=1e-5, epochs=3, step=2, batch=32, size=128, workers=0),
 }
-"""The published settings, and some for a few minutes on two cores."""
+"""The published settings, and some for a few minutes on two cores.
+
+The small ones load images in the process itself: a notebook's kernel isn't forked, and two cores gain little by it.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +137,24 @@ def refuse_small_batches(settings: Settings) -> None:
     """Refuse batches whose parts could fall below the four items that the batch norm of a head on top needs."""
     if settings.batch < 8 * settings.accumulate:
         raise ValueError(f"batch norm needs a batch of {8 * settings.accumulate} or more, got {settings.batch}")
+
+
+def name_run(museum: Museum, embedder: Embedder, settings: Settings, **choices: Any) -> str:
+    """Name a folder for a run after all that decides it: museum, network, what a method was told, and settings.
+
+    So the same run finds its folder again, and no other does.
+    """
+    decides = _decides(museum, embedder, settings, choices)
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
+    return "-".join([museum.name, embedder.name, *map(str, choices.values()), digest]).replace("/", "-")
+
+
+def _decides(museum: Museum, embedder: Embedder, settings: Settings, about: Mapping[str, Any]) -> dict[str, Any]:
+    """All that decides the result of a run, as JSON would give it back: a tuple is then a list."""
+    images = {name: list_sha256(split) for split, name in museum.splits() if name != "test"}
+    network = {"weights": embedder.weights_sha256(), "recipe": embedder.identity}
+    decides = {**about, **settings.lasting, **network, "museum": museum.name, "images": images}
+    return json.loads(json.dumps(decides))  # type: ignore[no-any-return]
 
 
 _NOTHING = Plan(np.empty((0, 1), np.int64), np.empty(0, np.int64))
@@ -467,15 +489,7 @@ class _Run:
         """Say in run.json what this folder is for, or refuse the folder of another run."""
         if self.settings.log:
             _tensorboard()
-        mine = {
-            **self.about,
-            **self.settings.lasting,
-            "weights": self.untouched.weights_sha256(),
-            "recipe": self.untouched.identity,
-            "museum": self.museum.name,
-            "images": {name: list_sha256(split) for split, name in self.museum.splits() if name != "test"},
-        }
-        mine = json.loads(json.dumps(mine))  # as it would be read: a tuple is then a list
+        mine = _decides(self.museum, self.untouched, self.settings, self.about)
         file = self.out / "run.json"
         if not file.exists():
             if self.out.is_file() or (self.out.is_dir() and any(self.out.iterdir())):

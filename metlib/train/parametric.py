@@ -86,8 +86,9 @@ def load_classifier(checkpoint: str | Path) -> Classifier:
 class Parametric(Method):
     """The embedder and a vector for each of the database's classes."""
 
-    def __init__(self, embedder: Embedder, labels: NDArray[np.int64], loss: str) -> None:
+    def __init__(self, embedder: Embedder, labels: NDArray[np.int64], loss: str, views: int = 1) -> None:
         super().__init__(embedder)
+        self.views = views
         self.classes, self.targets = np.unique(labels, return_inverse=True)
         n, self.scale = len(self.classes), SCALE[loss]
         if loss == "arcface":
@@ -102,7 +103,8 @@ class Parametric(Method):
             self.loss.W.copy_(torch.from_numpy(unit(means).T))  # (D, n)
 
     def plan(self, descriptors: NDArray[np.float32], labels: NDArray[np.int64], rng: np.random.Generator) -> Plan:
-        return Plan(np.arange(len(labels))[:, None], self.targets.astype(np.int64))
+        rows = np.tile(np.arange(len(labels)), self.views)
+        return Plan(rows[:, None], self.targets[rows].astype(np.int64))
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         rows = self.describe(images, len(targets))[:, 0]  # (n, D)
@@ -140,18 +142,27 @@ def compare(museum: Museum, checkpoint: str | Path, work_dir: str | Path) -> dic
 
 
 def train(
-    museum: Museum, embedder: Embedder, out: str | Path, *, loss: str = "arcface", settings: Settings | None = None
+    museum: Museum,
+    embedder: Embedder,
+    out: str | Path,
+    *,
+    loss: str = "arcface",
+    views: int = 1,
+    settings: Settings | None = None,
 ) -> Path:
     """Train a copy of `embedder` to tell the database's classes apart; give the path of the best checkpoint.
 
-    `loss` is "softmax", cross-entropy, or "arcface". The best epoch is that of the neighbours' val GAP; the
-    classifier's own val scores are columns of the history, its vectors lie beside the checkpoint. Raises ValueError
-    for another loss, a database of one class, and as `loop.fit` does.
+    `loss` is "softmax", cross-entropy, or "arcface"; every image is shown in `views` views an epoch, more of them
+    where describing the museum after each epoch would cost more than training. The best epoch is that of the
+    neighbours' val GAP; the classifier's own val scores are columns of the history, its vectors lie beside the
+    checkpoint. Raises ValueError for another loss, a database of one class, and as `loop.fit` does.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
     labels = museum.database.labels
     if len(np.unique(labels)) < 2:
         raise ValueError("all images are of one class: there is nothing to tell apart; add exhibits")
-    about = {"method": "parametric", "title": f"parametric-{loss}", "loss": loss}
-    return fit(museum, embedder, out, settings or Settings(), lambda net: Parametric(net, labels, loss), about)
+    if type(views) is not int or views < 1:
+        raise ValueError(f"views must be an integer of at least 1, got {views!r}")
+    about = {"method": "parametric", "title": f"parametric-{loss}", "loss": loss, "views": views}
+    return fit(museum, embedder, out, settings or Settings(), lambda net: Parametric(net, labels, loss, views), about)

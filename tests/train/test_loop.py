@@ -372,6 +372,18 @@ def test_a_run_killed_while_it_validates_resumes(
     assert history(out)["epoch"].tolist() == [0, 1, 2] and not (out / "descriptors").exists()
 
 
+def test_a_run_is_named_after_all_that_decides_it(museum: Museum, embedder: Embedder, settings: Settings) -> None:
+    named = partial(loop.name_run, museum, embedder)
+    here = named(settings, method="contrastive", pairs="syn")
+    assert re.fullmatch(r"dozen-tiny-contrastive-syn-[0-9a-f]{8}", here)
+    assert here == named(replace(settings, workers=3, device="cuda"), method="contrastive", pairs="syn")
+    others = {named(replace(settings, seed=1), method="contrastive", pairs="syn"), named(settings, pairs="syn")}
+    others.add(loop.name_run(replace(museum, val=museum.test), embedder, settings, method="contrastive", pairs="syn"))
+    other = backbone.build(Recipe("test_resnet", seed=2), "tiny")
+    others.add(loop.name_run(museum, other, settings, method="contrastive", pairs="syn"))
+    assert len(others | {here}) == 5
+
+
 def test_a_finished_run_is_returned_at_once(
     museum: Museum, embedder: Embedder, settings: Settings, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

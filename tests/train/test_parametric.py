@@ -107,6 +107,18 @@ def test_training_is_scored_both_ways(museum: Museum, embedder: Embedder, settin
         load_classifier(path)
 
 
+def test_more_views_an_epoch_show_every_image_as_often(
+    museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path
+) -> None:
+    labels = museum.database.labels
+    method = Parametric(embedder, labels, "softmax", views=3)
+    plan = method.plan(np.empty((0, 0), np.float32), labels, np.random.default_rng(0))
+    assert np.bincount(plan.images[:, 0]).tolist() == [3] * len(labels)
+    np.testing.assert_array_equal(method.classes[plan.targets], labels[plan.images[:, 0]])
+    with pytest.raises(ValueError, match="views must be an integer of at least 1, got 0"):
+        parametric.train(museum, embedder, tmp_path / "v", views=0, settings=settings)
+
+
 def test_bad_input_is_refused(museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="softmax, arcface"):
         parametric.train(museum, embedder, tmp_path / "out", loss="triplet", settings=settings)
