@@ -242,7 +242,8 @@ def gain(
 
     Both are scored on the same resamples: what is easy or hard about a query falls out of the difference, so its
     interval is narrower than those of the two scores suggest. An interval that holds 0 says that these queries don't
-    tell the two apart. Keys, differences of fractions: `gap`, `gap_low`, `gap_high`, likewise `gap_minus`, `acc`.
+    tell the two apart. It covers the draw of queries, not that of a training's seed.
+    Keys, differences of fractions: `gap`, `gap_low`, `gap_high`, likewise `gap_minus`, `acc`.
     Raises ValueError as `metrics.gap` does.
     """
     runs = (before, after)

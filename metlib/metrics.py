@@ -125,11 +125,14 @@ def summary(
     return row
 
 
-def as_text(row: Mapping[str, float]) -> dict[str, str]:
-    """The three scores of a `summary` as a reader wants them, in percent: {"GAP": "36.1 [33.0, 39.2]"}."""
-    names = {"GAP": "gap", "GAP⁻": "gap_minus", "ACC": "acc"}
+def as_text(row: Mapping[str, float], *, signed: bool = False) -> dict[str, str]:
+    """The three scores of a `summary` as a reader wants them, in percent: {"GAP": "36.1 [33.0, 39.2]"}.
+
+    `signed` puts a sign before every number: for differences.
+    """
+    names, form = {"GAP": "gap", "GAP⁻": "gap_minus", "ACC": "acc"}, "+.1f" if signed else ".1f"
     return {
-        title: f"{100 * row[name]:.1f} [{100 * row[f'{name}_low']:.1f}, {100 * row[f'{name}_high']:.1f}]"
+        title: "{} [{}, {}]".format(*(format(100 * row[f"{name}{part}"], form) for part in ("", "_low", "_high")))
         for title, name in names.items()
     }
 

@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     methods.add_parser("byol", parents=[shared], help="two views and a slow copy, no labels")
     classes = methods.add_parser("parametric", parents=[shared], help="a vector a class")
     classes.add_argument("--loss", choices=LOSSES, default="arcface")
+    classes.add_argument("--views", type=int, default=1, help="of every image an epoch")
     return parser
 
 
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = vars(_parser().parse_args(arguments))
     preset = PRESETS[chosen["preset"]]
     given = {field.name: chosen[field.name] for field in fields(preset) if chosen[field.name] is not None}
-    own = {key: chosen[key] for key in ("pairs", "margin", "hardest", "loss") if key in chosen}
+    own = {key: chosen[key] for key in ("pairs", "margin", "hardest", "loss", "views") if key in chosen}
     try:
         museum = dataset.load(dataset.find(chosen["data"]), chosen["database"])
         embedder = backbone.load(chosen["backbone"], chosen["weights"])

@@ -2,9 +2,9 @@
 
     python -m metlib.train.embedded                 (or make weights: half an hour on two cores)
 
-A small ResNet learns from scratch to tell painted exhibits apart. Its museum is painted with a seed of its own, so it
-has seen no exhibit of any other museum's. It is shown studio photographs and, unlike a network that is trained on the
-Met's, visitors' photographs of the same exhibits: a floor that sees, for machines that can't fetch a better one.
+A small ResNet learns from scratch to tell painted exhibits apart. Its museum is painted with a seed of its own, 1000,
+so it has seen no exhibit of a museum of another seed. It is shown studio photographs and, unlike a network that is
+trained on the Met's, visitors' photographs of the same exhibits: a network for machines that can't fetch a better one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import numpy as np
 from metlib import backbone, dataset, synthetic
 from metlib.dataset import Museum, Split
 from metlib.recipes import RECIPES, Recipe
-from metlib.train import parametric
 from metlib.train.loop import Settings
+from metlib.train.parametric import train as train_classifier
 
 MUSEUM = {"n_exhibits": 3000, "seed": 1000, "size": 256, "n_val": 200, "n_test": 6000, "distractors": 0.02}
 """What is painted, as for `synthetic.write_museum`; "test" are the visitors' photographs that are shown."""
 
-NETWORK: Recipe = replace(RECIPES["embedded"], seed=0)
+NETWORK: Recipe = replace(RECIPES["embedded"], seed=0, origin="")
 """The same network with its weights drawn by a seed, to start from."""
 
 SETTINGS = Settings(
@@ -63,9 +63,12 @@ def train(
     shown = add_visits(dataset.load(synthetic.write_museum(root, **museum, workers=2)))
     # The epochs are compared on images as small as the views: there are twelve thousand of them to describe each time.
     start = backbone.build(replace(network, longest=settings.size), "embedded")
-    best = parametric.train(shown, start, Path(work_dir) / "embedded", loss="softmax", views=views, settings=settings)
+    best = train_classifier(shown, start, Path(work_dir) / "embedded", loss="softmax", views=views, settings=settings)
     embedder = backbone.load(best)
+    if embedder.recipe.untrained:
+        raise RuntimeError("no epoch was better than untrained weights: train for longer, or on more exhibits")
     told = {"command": "python -m metlib.train.embedded", "painted": dict(museum), "shown": "studio and visitors"}
+    told["start"] = f"weights drawn by seed {network.seed}"
     training = dict(embedder.recipe.training) | told
     embedder.recipe = replace(embedder.recipe, longest=network.longest, training=training)
     embedder.trunk.half()

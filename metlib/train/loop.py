@@ -111,7 +111,8 @@ PRESETS = {
 }
 """The published settings, and some for a few minutes on two cores.
 
-The small ones load images in the process itself: a notebook's kernel isn't forked, and two cores gain little by it.
+The small ones load images in the process itself: two cores gain little by more, and a notebook's kernel that has been
+forked has been seen to hang.
 """
 
 
@@ -140,9 +141,9 @@ def refuse_small_batches(settings: Settings) -> None:
 
 
 def name_run(museum: Museum, embedder: Embedder, settings: Settings, **choices: Any) -> str:
-    """Name a folder for a run after all that decides it: museum, network, what a method was told, and settings.
+    """Name a folder for a run after museum, network, settings and the `choices` that its method is told.
 
-    So the same run finds its folder again, and no other does.
+    So the same run finds its folder again. Runs that differ in what isn't said here share one, and `fit` refuses it.
     """
     decides = _decides(museum, embedder, settings, choices)
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
