@@ -124,7 +124,7 @@ def test_a_run_leaves_pages_pictures_and_a_table(
         for target in re.findall(r'href="([^"]+)"', page):
             assert (out / target).is_file()
     index = pages["index.html"]
-    assert "These scores are a floor" in index and "toy &lt;museum&gt;" in index and "<museum>" not in index
+    assert "These scores are of a small network" in index and "toy &lt;museum&gt;" in index and "<museum>" not in index
     assert "The whole" in index and "Does it run?" in index and "tuned on these very queries" in index
     assert 'alt="A red [square]"' in index and "data:image/jpeg;base64," in index
     first = pages["00_the_whole_thing.html"]
@@ -133,6 +133,17 @@ def test_a_run_leaves_pages_pictures_and_a_table(
     readme = (out / "figures" / "README.md").read_text(encoding="utf-8")
     assert "toy museum" in readme and "![A red [square)](00_red.png)" in readme and "`seed=3`" in readme
     assert str(tmp_path) not in readme
+
+
+@pytest.mark.parametrize(("backbone", "says"), [("random", "a floor"), ("embedded", "of a small"), ("resnet18", None)])
+def test_the_first_page_says_what_the_network_is_worth(
+    backbone: str, says: str | None, tmp_path: Path, museum: Path
+) -> None:
+    write(tmp_path / "books", "00_the_whole_thing.ipynb", "1")
+    arguments = ["--notebooks", tmp_path / "books", "--data", museum, "--reports", tmp_path, "--backbone", backbone]
+    assert notebooks.main([str(word) for word in [*arguments, "--work", tmp_path / "work"]]) == 0
+    index = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert f"These scores are {says}" in index if says else "These scores are" not in index
 
 
 # --- what a notebook may not do ---
