@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from metlib.backbone import Embedder
 from metlib.dataset import Museum
-from metlib.train.loop import Method, Plan, Settings, fit, plan_two_views, refuse_small_batches
+from metlib.train.loop import Method, Plan, Settings, fit, plan_two_views, refuse_small_batches, spread_of
 
 MOMENTUM = 0.996
 
@@ -68,8 +68,7 @@ class BYOL(Method):
         with torch.no_grad():
             slow = self.describe(images, n, self.slow_embedder)  # (n, 2, D)
             t1, t2 = self.slow_projector(slow[:, 0]).float(), self.slow_projector(slow[:, 1]).float()
-        spread = F.normalize(z1.detach().float(), dim=1).std(dim=0).mean()
-        return {"loss": byol_loss(predicted, (t1, t2)), "std": spread}
+        return {"loss": byol_loss(predicted, (t1, t2)), "std": spread_of(z1)}
 
     @torch.no_grad()
     def after_step(self) -> None:

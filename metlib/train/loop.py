@@ -32,6 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -132,6 +133,11 @@ def plan_two_views(n: int) -> Plan:
     """Plan two views of each of `n` images, without labels."""
     rows = np.arange(n)
     return Plan(np.stack([rows, rows], axis=1), np.zeros_like(rows))
+
+
+def spread_of(rows: Tensor) -> Tensor:
+    """Measure what a collapse takes away: the mean over channels of the standard deviation of unit rows (B, d)."""
+    return F.normalize(rows.detach().float(), dim=1).std(dim=0).mean()
 
 
 def refuse_small_batches(settings: Settings) -> None:

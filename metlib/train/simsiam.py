@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from metlib.backbone import Embedder
 from metlib.dataset import Museum
-from metlib.train.loop import Method, Plan, Settings, fit, plan_two_views, refuse_small_batches
+from metlib.train.loop import Method, Plan, Settings, fit, plan_two_views, refuse_small_batches, spread_of
 
 
 def simsiam_loss(predicted: tuple[Tensor, Tensor], projected: tuple[Tensor, Tensor]) -> Tensor:
@@ -57,8 +57,7 @@ class SimSiam(Method):
         rows = self.describe(images, len(targets))  # (n, 2, D)
         z1, z2 = self.projector(rows[:, 0]).float(), self.projector(rows[:, 1]).float()
         p1, p2 = self.predictor(z1).float(), self.predictor(z2).float()
-        spread = F.normalize(z1.detach(), dim=1).std(dim=0).mean()
-        return {"loss": simsiam_loss((p1, p2), (z1, z2)), "std": spread}
+        return {"loss": simsiam_loss((p1, p2), (z1, z2)), "std": spread_of(z1)}
 
 
 def train(

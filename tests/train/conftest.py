@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from metlib import backbone, dataset, synthetic
 from metlib.backbone import Embedder, Recipe
@@ -34,7 +33,6 @@ def checkpoint(embedder: Embedder, tmp_path: Path) -> Path:
     return backbone.save(embedder, tmp_path / "tiny.safetensors")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
+@pytest.fixture(autouse=True, scope="module")
+def quick(one_thread: None) -> None:
     """Two threads on images this small cost more than they save."""
-    torch.set_num_threads(1)

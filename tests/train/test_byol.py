@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,10 +69,3 @@ def test_training_moves_the_copy_and_leaves_no_head(
     assert 0 < (slow - start).norm() < 0.1 * (fast - start).norm()
     loaded = backbone.load(path)
     assert loaded.dim == embedder.dim and loaded.recipe.training["method"] == "byol"
-
-
-def test_parts_of_a_batch_too_small_for_batch_norm_are_refused(
-    museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match="16 or more, got 8"):
-        byol.train(museum, embedder, tmp_path / "out", settings=replace(settings, accumulate=2))

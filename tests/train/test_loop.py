@@ -372,6 +372,14 @@ def test_a_run_killed_while_it_validates_resumes(
     assert history(out)["epoch"].tolist() == [0, 1, 2] and not (out / "descriptors").exists()
 
 
+@pytest.mark.parametrize("method", [byol, simsiam])
+def test_parts_of_a_batch_too_small_for_batch_norm_are_refused(
+    method: Any, museum: Museum, embedder: Embedder, settings: Settings, out: Path
+) -> None:
+    with pytest.raises(ValueError, match="16 or more, got 8"):
+        method.train(museum, embedder, out, settings=replace(settings, accumulate=2))
+
+
 def test_a_run_is_named_after_all_that_decides_it(museum: Museum, embedder: Embedder, settings: Settings) -> None:
     named = partial(loop.name_run, museum, embedder)
     here = named(settings, method="contrastive", pairs="syn")

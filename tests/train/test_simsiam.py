@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,10 +74,3 @@ def test_training_reports_the_spread_and_leaves_no_head(
     assert table["std"].iloc[1:].between(0.05, 0.3).all()
     loaded = backbone.load(path)
     assert loaded.dim == embedder.dim and loaded.recipe.training["method"] == "simsiam"
-
-
-def test_parts_of_a_batch_too_small_for_batch_norm_are_refused(
-    museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match="16 or more, got 8"):
-        simsiam.train(museum, embedder, tmp_path / "out", settings=replace(settings, accumulate=2))
