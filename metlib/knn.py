@@ -8,8 +8,11 @@ as a logarithm in float64: the plain softmax is exactly 1.0 in floating point ab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import faiss
 import numpy as np
@@ -20,7 +23,11 @@ from sklearn.utils.validation import check_is_fitted
 from metlib.vectors import as_rows
 
 _RESULTS = 2**22  # neighbours asked for at once: with what sorting them takes, about 200 MiB
-_PAIRS = 16384  # similarities recomputed at once: 64 MiB of float32 for 512 dimensions, both sides
+_BLOCK = 2**28  # bytes of the database searched at once: of a memory map, no more need lie in memory
+_MEASURED = 2**16  # values of descriptors that are multiplied again at once: these stay in a core's cache
+
+# Queries (Q, D), database rows (n, D) and k to the k nearest: similarities (Q, k) and indices (Q, k), roughly.
+_Nearest = Callable[[NDArray[np.float32], NDArray[np.float32], int], tuple[NDArray[np.float32], NDArray[np.int64]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,14 +85,16 @@ class Predictions:
         return len(self.labels)
 
 
-def search(database: ArrayLike, queries: ArrayLike, k: int) -> Neighbours:
+def search(database: ArrayLike, queries: ArrayLike, k: int, *, device: str = "cpu") -> Neighbours:
     """Find the k rows of `database` (N, D) of largest inner product with each of `queries` (Q, D); exact.
 
-    Similarities are inner products summed in float64 and rounded to float32, so a pair of rows has the same
-    one in every batch and equal rows have equal ones. (A matrix product's float32 sums depend on the place in
-    the matrix: of two equal rows now one and now the other would win.) Rows of equal similarity come in the
-    order of the database, also where a tie crosses the k-th place.
-    Raises ValueError for NaN, infinite or zero rows, different D, and k outside 1..N.
+    Candidates come from faiss, or on another `device` ("cuda", "mps") from a matrix product there. Their similarities
+    are inner products summed in float64 and rounded to float32, so a pair of rows has the same one in every batch and
+    on every device, and equal rows have equal ones. (A matrix product's float32 sums depend on the place in the
+    matrix: of two equal rows now one and now the other would win.) Rows of equal similarity come in the order of the
+    database, also where a tie crosses the k-th place.
+    A database that is a memory map is searched in blocks, so it may be larger than memory.
+    Raises ValueError for NaN, infinite or zero rows, different D, k outside 1..N, and a device that isn't here.
     """
     database, queries = as_rows(database, "database descriptors"), as_rows(queries, "query descriptors")
     n = len(database)
@@ -95,9 +104,10 @@ def search(database: ArrayLike, queries: ArrayLike, k: int) -> Neighbours:
         )
     if not isinstance(k, int | np.integer) or not 1 <= k <= n:
         raise ValueError(f"k must be an integer from 1 to the {n} images of the database, got {k!r}")
-    # What faiss's float32 sums may be wrong by: (Q,)
+    nearest = _nearest_on(device)
+    # What float32 sums may be wrong by: (Q,)
     noise = np.sqrt(database.shape[1]) * np.finfo(np.float32).eps * np.linalg.norm(queries, axis=1)
-    noise *= np.linalg.norm(database, axis=1).max()
+    noise *= _largest_norm(database)
     similarities = np.empty((len(queries), k), np.float32)
     indices = np.empty((len(queries), k), np.int64)
     open_rows = np.arange(len(queries))  # queries whose k nearest aren't certain yet
@@ -107,32 +117,73 @@ def search(database: ArrayLike, queries: ArrayLike, k: int) -> Neighbours:
         block = max(_RESULTS // wide, 1)
         for start in range(0, len(open_rows), block):
             rows = open_rows[start : start + block]
-            s, i, beyond = _nearest(queries[rows], database, wide)
+            rough, found = _candidates(queries[rows], database, wide, nearest)
+            s, i = _sorted(_measure(queries[rows], database, found), found)
             similarities[rows], indices[rows] = s[:, :k], i[:, :k]
-            still_open.append(rows[s[:, k - 1] <= beyond + noise[rows]])
+            still_open.append(rows[s[:, k - 1] <= rough.min(axis=1) + noise[rows]])
         open_rows = np.concatenate(still_open) if wide < n else np.empty(0, np.int64)
         wide = min(2 * wide, n)
     return Neighbours(similarities, indices)
 
 
-def _nearest(
-    queries: NDArray[np.float32], database: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-    """faiss's k candidates, exactly measured, ties in database order; and a bound of all others (Q,)."""
-    rough, indices = faiss.knn(queries, database, k, metric=faiss.METRIC_INNER_PRODUCT)
-    similarities = np.empty(indices.size, np.float32)
-    for start in range(0, indices.size, _PAIRS):
-        pairs = slice(start, min(start + _PAIRS, indices.size))
-        of_query = queries[np.arange(pairs.start, pairs.stop) // k]
-        of_database = database[indices.reshape(-1)[pairs]]
-        similarities[pairs] = np.einsum("pd,pd->p", of_query, of_database, dtype=np.float64)
-    exact = similarities.reshape(indices.shape)
-    order = np.lexsort((indices, -exact), axis=1)
-    return (
-        np.take_along_axis(exact, order, axis=1),
-        np.take_along_axis(indices, order, axis=1),
-        rough.min(axis=1),
-    )
+def _nearest_on(device: str) -> _Nearest:
+    """The function that finds the k nearest rows, roughly, on a device."""
+    if device == "cpu":
+        return lambda queries, rows, k: faiss.knn(queries, rows, k, metric=faiss.METRIC_INNER_PRODUCT)
+    from metlib.device import nearest, refuse_missing_device  # here: nothing else of search needs torch
+
+    refuse_missing_device(device)
+    return partial(nearest, device=device)
+
+
+def _blocks(database: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Parts of the database (n, D) that fit into memory, each with its first row."""
+    step = max(_BLOCK // (4 * database.shape[1]), 1)
+    for start in range(0, len(database), step):
+        yield start, database[start : start + step]
+
+
+def _largest_norm(database: NDArray[np.float32]) -> float:
+    return float(np.sqrt(max(np.einsum("nd,nd->n", block, block).max() for _, block in _blocks(database))))
+
+
+def _candidates(
+    queries: NDArray[np.float32], database: NDArray[np.float32], k: int, nearest: _Nearest
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k nearest rows of the whole database, unsorted: rough similarities (Q, k) and indices (Q, k)."""
+    rough, found = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    for start, block in _blocks(database):
+        s, i = nearest(queries, block, min(k, len(block)))
+        rough, found = np.hstack([rough, s]), np.hstack([found, i + start])
+        if rough.shape[1] > k:
+            best = np.argpartition(rough, -k, axis=1)[:, -k:]
+            rough, found = np.take_along_axis(rough, best, axis=1), np.take_along_axis(found, best, axis=1)
+    return rough, found
+
+
+def _measure(
+    queries: NDArray[np.float32], database: NDArray[np.float32], indices: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Inner products (Q, K) of queries with these rows of the database, in float64, whatever their company."""
+    similarities = np.empty(indices.shape, np.float32)
+    step = max(_MEASURED // (indices.shape[1] * queries.shape[1]), 1)
+
+    def measure(start: int) -> None:
+        some = slice(start, start + step)
+        rows = database[indices[some]].astype(np.float64)  # (q, K, D); cast before: einsum would in small buffers
+        similarities[some] = np.einsum("qkd,qd->qk", rows, queries[some].astype(np.float64))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter's lock
+        list(pool.map(measure, range(0, len(queries), step)))
+    return similarities
+
+
+def _sorted(
+    similarities: NDArray[np.float32], indices: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Both (Q, K) by descending similarity, ties in database order."""
+    order = np.lexsort((indices, -similarities), axis=1)
+    return np.take_along_axis(similarities, order, axis=1), np.take_along_axis(indices, order, axis=1)
 
 
 def classify(neighbours: Neighbours, database_labels: ArrayLike, k: int, tau: float) -> Predictions:

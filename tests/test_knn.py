@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -449,3 +450,54 @@ def test_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     blocks = search(database, queries, 4)
     assert np.array_equal(whole.indices, blocks.indices)
     assert np.array_equal(whole.similarities, blocks.similarities)
+
+
+def clusters(n: int, D: int, seed: int = 5) -> NDArray[np.float32]:
+    """Unit rows with duplicates, near-duplicates and strangers."""
+    rng = np.random.default_rng(seed)
+    rows = np.repeat(rng.normal(size=(n // 5, D)), 5, axis=0)
+    rows[1::5] += 1e-7 * rng.normal(size=rows[1::5].shape)
+    rows[2::5] += 0.1 * rng.normal(size=rows[2::5].shape)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("bytes_", [1, 4 * 16 * 7, 4 * 16 * 64])
+def test_blocks_of_the_database_change_nothing(bytes_: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, queries = clusters(200, 16), clusters(40, 16)
+    whole = search(database, queries, 9)
+    monkeypatch.setattr(knn, "_BLOCK", bytes_)  # blocks of 1, 7 and 64 rows
+    blocks = search(database, queries, 9)
+    assert np.array_equal(whole.indices, blocks.indices)
+    assert np.array_equal(whole.similarities, blocks.similarities)
+
+
+def test_a_memory_map_is_searched_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, queries = clusters(300, 16), clusters(25, 16)
+    np.save(tmp_path / "rows.npy", database)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    seen = []
+
+    def spy(queries: NDArray[np.float32], rows: NDArray[np.float32], k: int, **options: int) -> object:
+        seen.append((len(rows), np.shares_memory(rows, mapped)))
+        return real(queries, rows, k, **options)
+
+    real = knn.faiss.knn
+    monkeypatch.setattr(knn.faiss, "knn", spy)
+    monkeypatch.setattr(knn, "_BLOCK", 4 * 16 * 100)
+    found = search(mapped, queries, 6)
+    assert seen[:3] == [(100, True)] * 3  # no copy of the database
+    assert found.indices.tolist() == naive_search(database, queries, 6)[1]
+
+
+def test_a_matrix_product_on_a_device_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    database, queries = clusters(200, 16), clusters(60, 16)
+    here = search(database, queries, 9)
+    monkeypatch.setattr(knn, "_BLOCK", 4 * 16 * 64)
+    there = search(database, queries, 9, device="cpu:0")  # torch's own matrix product: the code of a GPU
+    assert np.array_equal(here.indices, there.indices)
+    assert np.array_equal(here.similarities, there.similarities)
+
+
+def test_a_device_that_is_not_here_is_refused() -> None:
+    with pytest.raises(ValueError, match="device 'abacus' can't be used here"):
+        search(unit_rows(3, 4), unit_rows(2, 4), 1, device="abacus")
