@@ -17,7 +17,7 @@ REPORTS =
 ARGS =
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lab paint weights check clean FORCE
+.PHONY: help report test lab paint weights bench check clean FORCE
 
 help:
 	@echo 'make report   run the course headless and leave reports/index.html (installs into $(VENV) the first time)'
@@ -25,6 +25,7 @@ help:
 	@echo 'make check    ruff and mypy alone'
 	@echo 'make lab      open the notebooks in JupyterLab'
 	@echo 'make weights  train the embedded network again, from scratch (half an hour on two cores)'
+	@echo 'make bench    how fast it is: ratios taken in one run, into figures/benchmarks.csv (some ten minutes)'
 	@echo 'make paint    paint the synthetic museum, data/synthetic, alone'
 	@echo 'make clean    remove reports/ and work/ (never data/, figures/ or the environment)'
 	@echo
@@ -68,6 +69,10 @@ paint: $(VENV)/installed
 
 weights: $(VENV)/installed
 	@$(RUN) -m metlib.train.embedded $(ARGS)
+
+# The names of single benchmarks: make bench ARGS="--only search-mini whitening"
+bench: $(VENV)/installed
+	@$(RUN) -m benchmarks $(ARGS)
 
 clean:
 	@rm -rf reports work

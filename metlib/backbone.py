@@ -5,9 +5,11 @@ A checkpoint is one safetensors file whose header carries its recipe: `load(path
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from metlib import weights as weights_files
 from metlib.files import replacing
@@ -229,6 +232,67 @@ class Panel(Embedder):
         of_stage = dict(zip(stages, self._maps(self.resize(images, scale), stages), strict=True))
         parts = [F.normalize(gem(of_stage[stage], p), dim=-1) for stage, p in self.columns]
         return F.normalize(torch.cat(parts, dim=1), dim=-1)
+
+
+def fold_batch_norm(embedder: Embedder) -> Embedder:
+    """Give a copy whose batch norms are folded into the convolutions before them, for inference; same descriptors.
+
+    y = w (conv(x) - mean) / sqrt(var + eps) + b is one convolution with other weights. Which norm follows which
+    convolution is seen by running the network once on a small image; the copy is then checked on it. A network
+    without such pairs, or that doesn't take that image, or whose copy would differ, is given back itself.
+    """
+    if not any(isinstance(module, _BatchNorm) for module in embedder.modules()):
+        return embedder
+    folded = copy.deepcopy(embedder).eval()
+    device = next(folded.parameters()).device
+    probe = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0)).to(device)
+    try:
+        with torch.inference_mode():
+            before = folded(probe)
+    except Exception:  # networks of one size of image raise all kinds; of the museum's images the caller will hear
+        return embedder
+    parents = {id(child): (parent, name) for parent in folded.modules() for name, child in parent.named_children()}
+    pairs = _convolutions_before_norms(folded, probe)
+    for convolution, norm in pairs:
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (C,)
+        bias = 0 if convolution.bias is None else convolution.bias
+        convolution.weight = nn.Parameter(convolution.weight * scale[:, None, None, None])
+        convolution.bias = nn.Parameter(norm.bias + (bias - norm.running_mean) * scale)
+        # timm's norms carry the activation that follows
+        rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
+        parent, name = parents[id(norm)]
+        setattr(parent, name, nn.Sequential(*rest))
+    with torch.inference_mode():
+        same = torch.allclose(folded(probe), before, atol=1e-5)
+    return folded if pairs and same else embedder
+
+
+def _convolutions_before_norms(network: nn.Module, probe: Tensor) -> list[tuple[nn.Conv2d, Any]]:
+    """Pairs of a convolution and the batch norm that takes its output, both used once in a pass over `probe`."""
+    made: dict[int, nn.Conv2d] = {}
+    outputs, pairs, calls = [], [], Counter[int]()
+
+    def after(module: nn.Module, _: Any, output: Any) -> None:
+        calls[id(module)] += 1
+        if isinstance(module, nn.Conv2d):
+            made[id(output)] = module
+            outputs.append(output)  # kept, or another tensor could get its id
+
+    def before(module: nn.Module, inputs: Any) -> None:
+        if isinstance(module, _BatchNorm) and inputs and id(inputs[0]) in made:
+            pairs.append((made[id(inputs[0])], module))
+
+    hooks = [module.register_forward_hook(after) for module in network.modules()]
+    hooks += [module.register_forward_pre_hook(before) for module in network.modules()]
+    with torch.no_grad():
+        network(probe)
+    for hook in hooks:
+        hook.remove()
+    return [
+        (convolution, norm)
+        for convolution, norm in pairs
+        if calls[id(convolution)] == calls[id(norm)] == 1 and norm.affine and norm.track_running_stats
+    ]
 
 
 def load(name_or_checkpoint: str | Path, weights: str | Path | None = None) -> Embedder:

@@ -15,12 +15,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from metlib import download
 
@@ -57,8 +58,11 @@ class Split:
     root: Path = Path()
 
     def __post_init__(self) -> None:
-        paths = np.array([str(path) for path in self.paths], dtype=np.str_)
-        labels = np.array(self.labels)
+        paths, labels = np.asarray(self.paths), np.array(self.labels)
+        if paths.ndim != 1 or paths.dtype.kind != "U":
+            paths = np.array([str(path) for path in self.paths], dtype=np.str_)
+        elif paths.flags.writeable or paths.base is not None:  # somebody else's, who may change it
+            paths = paths.copy()
         if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
             raise ValueError(f"labels must be (N,) integers, got {labels.dtype} of shape {labels.shape}")
         if len(paths) != len(labels):
@@ -67,10 +71,9 @@ class Split:
             raise ValueError(f"label {labels.min()}: exhibits are 0 or more, distractors are {DISTRACTOR}")
         if labels.size and labels.max() > np.iinfo(np.int64).max:
             raise ValueError(f"label {labels.max()} is too large for int64: number the exhibits from 0")
-        order = np.argsort(paths, kind="stable")
-        twins = np.flatnonzero(paths[order][1:] == paths[order][:-1])
-        if len(twins):
-            raise ValueError(f"duplicate path {str(paths[order][twins[0]])!r}: list every image once")
+        twin = _twin(paths)
+        if twin is not None:
+            raise ValueError(f"duplicate path {twin!r}: list every image once")
         labels = labels.astype(np.int64)
         for array in (paths, labels):
             array.flags.writeable = False
@@ -190,8 +193,57 @@ def load(root: str | Path, database: str = "full") -> Museum:
 
 def _read_split(path: Path, key: str, images: Path, *, required: bool) -> Split:
     """Read one ground-truth file; rows without `key` (the exhibit) are distractors, unless `required`."""
+    raw = path.read_bytes()
+    paths, labels = _at_once(raw, key, required=required) or _row_by_row(raw, path, key, images, required=required)
     try:
-        rows = json.loads(path.read_bytes())
+        return Split(paths, labels, images)
+    except ValueError as error:
+        raise BadGroundTruth(f"{path}: {error}") from None
+
+
+def _at_once(raw: bytes, key: str, *, required: bool) -> tuple[NDArray[np.str_], NDArray[np.int64]] | None:
+    """Paths and labels of a file in which every row is well, checked in bulk, or None: `_row_by_row` has to look.
+
+    Names are judged more strictly than there: a colon, a letter beyond ASCII, or a dash after a slash is no error.
+    """
+
+    def query(row: dict[str, Any]) -> tuple[Any, Any]:
+        if row.get(key) == DISTRACTOR:
+            raise ValueError(f"{key} is {DISTRACTOR}, which is said by leaving it out")
+        return row["path"], row.get(key, DISTRACTOR)
+
+    try:  # each row becomes (path, label) as it is parsed
+        rows = json.loads(raw, object_hook=itemgetter("path", key) if required else query)
+        if not isinstance(rows, list) or raw.find(b"[") != raw.rfind(b"["):  # a list inside may look like such a row
+            return None
+        names, ids = list(map(itemgetter(0), rows)), list(map(itemgetter(1), rows))
+        del rows
+        labels = np.fromiter(ids, np.int64, len(ids))
+        text = "\n{}\n".format("\n".join(names))
+        letters = np.frombuffer(text.encode("ascii"), np.uint8)
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
+        return None
+    if set(map(type, ids)) != {int} or labels.min() < (0 if required else DISTRACTOR):
+        return None
+    ends = np.flatnonzero(letters < ord(" "))  # the line breaks around names, and no other control character
+    begins = (letters == ord("/")) | (letters == ord("\n"))  # no dot, slash or break may follow
+    if len(ends) != len(names) + 1 or (begins[:-1] & (letters[1:] < ord("0"))).any():
+        return None
+    if any(letter in text for letter in (":", "\\", "\x7f")):
+        return None
+    width = int(np.diff(ends).max()) - 1
+    width += width % 2  # even: `_twin` reads letters in pairs
+    paths: NDArray[np.str_] = np.fromiter(names, f"<U{width}", len(names))
+    paths.flags.writeable = False  # so that the split takes it as it is
+    return paths, labels
+
+
+def _row_by_row(
+    raw: bytes, path: Path, key: str, images: Path, *, required: bool
+) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Paths and labels of a file whatever it holds, or BadGroundTruth with the row that is wrong."""
+    try:
+        rows = json.loads(raw)
     except (ValueError, RecursionError) as error:  # damaged JSON, or not UTF-8
         raise BadGroundTruth(f"{path} is damaged JSON ({error}): fetch or write it again") from None
     if not isinstance(rows, list):
@@ -212,10 +264,23 @@ def _read_split(path: Path, key: str, images: Path, *, required: bool) -> Split:
             f"{path}, row {number}: path {_short(paths[number])} leaves the image root {images} or isn't "
             "plain; expected a relative path with forward slashes, such as MET/52/0.jpg"
         )
-    try:
-        return Split(np.array(paths, dtype=np.str_), np.array(labels, dtype=np.int64), images)
-    except ValueError as error:
-        raise BadGroundTruth(f"{path}: {error}") from None
+    return np.array(paths, dtype=np.str_), np.array(labels, dtype=np.int64)
+
+
+def _twin(paths: NDArray[np.str_]) -> str | None:
+    """The first path, in their order, that appears twice."""
+    if not paths.size:
+        return None
+    # Equal rows have equal sums. Where two sums are equal, which is nearly never chance, sorting tells.
+    pairs = paths.itemsize % 8 == 0  # two letters a number
+    letters: NDArray[Any] = paths.view(np.uint64 if pairs else np.uint32).reshape(len(paths), -1)
+    weights = np.random.default_rng(0).integers(2**64, size=letters.shape[1], dtype=np.uint64) | np.uint64(1)
+    sums = np.sort(letters @ weights)
+    if (sums[1:] != sums[:-1]).all():
+        return None
+    ordered = np.sort(paths)
+    twins = np.flatnonzero(ordered[1:] == ordered[:-1])
+    return str(ordered[twins[0]]) if len(twins) else None
 
 
 def _short(value: Any) -> str:
@@ -241,6 +306,22 @@ def read_image(path: str | Path) -> Image.Image:
     except Exception as error:  # damaged files make Pillow raise nearly anything, from SyntaxError to struct.error
         reason = "truncated" if "truncated" in str(error).lower() else "undecodable"
         raise OSError(f"{path}: {reason} ({error})") from error
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Read width and height of an image, in pixels and upright, from its header alone.
+
+    Raises OSError (with the path in it) for a file that is missing or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{path}: undecodable ({error})") from error
+    return (height, width) if turned else (width, height)
 
 
 def verify(museum: Museum, workers: int = 8) -> list[Problem]:

@@ -159,12 +159,14 @@ def split_folder(folder: Path, split: Split, name: str) -> Path:
 def _made_by(recipe: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], set[str]]:
     """What a recipe says of the network and scales, as in `Described.made_by`, and the images that were skipped."""
     try:
-        made_by = {
+        made_by: dict[str, Any] = {
             "backbone": str(recipe["backbone"]),
             "weights": str(recipe["weights_sha256"]),
             "scales": tuple(float(scale) for scale in recipe["scales"]),
             "network": dict(recipe["network"]),
         }
+        if recipe.get("precision", "float32") != "float32":  # other descriptors, so another network to a ledger
+            made_by["network"] |= {"precision": str(recipe["precision"])}
         return made_by, set(recipe["skipped"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path / 'recipe.json'} is damaged ({error!r}): delete its folder to extract again") from None
@@ -257,12 +259,14 @@ def list_sha256(split: Split) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def load_descriptors(path: str | Path) -> NDArray[np.float32]:
+def load_descriptors(path: str | Path, *, mapped: bool = False) -> NDArray[np.float32]:
     """Read descriptors (N, D) float32 that `extract` wrote, given `descriptors.npy` or its folder.
 
-    Raises FileNotFoundError for an extraction that isn't finished, ValueError for damaged files and NaN or zero rows.
+    `mapped` gives a read-only memory map instead, for databases larger than memory: `knn.search` and `PCAWhitening`
+    take it block by block. Raises FileNotFoundError for an extraction that isn't finished, ValueError for damaged
+    files and NaN or zero rows.
     """
-    return as_rows(_load_array(path, "descriptors.npy", np.float32, 2), str(path))
+    return as_rows(_load_array(path, "descriptors.npy", np.float32, 2, mapped=mapped), str(path))
 
 
 def load_labels(path: str | Path) -> NDArray[np.int64]:
@@ -283,13 +287,13 @@ def load_recipe(path: str | Path) -> dict[str, Any]:
     return recipe
 
 
-def _load_array(path: str | Path, name: str, dtype: type, ndim: int) -> Any:
+def _load_array(path: str | Path, name: str, dtype: type, ndim: int, *, mapped: bool = False) -> Any:
     path = Path(path)
     file = path / name if path.is_dir() else path.with_name(name) if path.name == "descriptors.npy" else path
     if not file.exists():
         raise FileNotFoundError(f"no {file}: extraction of {path} isn't finished; run it again, it resumes")
     try:
-        array = read_array(file)
+        array = read_array(file, mapped=mapped)
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}): delete its folder to extract again") from error
     if array.ndim != ndim or array.dtype != dtype:
@@ -297,10 +301,11 @@ def _load_array(path: str | Path, name: str, dtype: type, ndim: int) -> Any:
     return array
 
 
-def read_array(file: Path) -> NDArray[Any]:
+def read_array(file: Path, *, mapped: bool = False) -> NDArray[Any]:
     """Read a .npy file; through a memory map, which refuses a header that claims more than the file holds."""
     try:
-        return np.array(np.lib.format.open_memmap(file, mode="r"))
+        array = np.lib.format.open_memmap(file, mode="r")
+        return array if mapped else np.array(array)
     except (EOFError, OverflowError) as error:
         raise ValueError(str(error)) from error
 

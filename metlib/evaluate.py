@@ -99,6 +99,7 @@ def measure(
     k: int | None = None,
     tau: float | None = None,
     seed: int = 0,
+    device: str = "cpu",
 ) -> Run:
     """Measure descriptors by the study's protocol.
 
@@ -106,8 +107,9 @@ def measure(
     published 512 where the database has ten images a dimension, and otherwise chosen on val, over the published grid
     (`tune.choose_dim`). Val and test are searched once each. Then k and tau are chosen on val, from `ks` (the
     published ones are cut to the size of the database) and `taus`, unless `k` or `tau` fix them; and test is scored
-    once, with 95 % intervals drawn by `seed`. Raises ValueError for a dimension above the rank, k above the images of
-    the database, another `whitening`, tau that isn't positive.
+    once, with 95 % intervals drawn by `seed`. `device` is where the two searches run, as in `knn.search`. Raises
+    ValueError for a dimension above the rank, k above the images of the database, another `whitening`, tau that isn't
+    positive.
     """
     if not (whitening in ("auto", "raw") or (isinstance(whitening, int | np.integer) and whitening >= 1)):
         raise ValueError(f"whitening must be 'auto', 'raw' or the dimensions to keep, at least 1, got {whitening!r}")
@@ -130,7 +132,7 @@ def measure(
             fitted = PCAWhitening(int(whitening), shrinkage).fit(described.database)
             rows = {name: fitted.transform(raw) for name, raw in rows.items()}
     with _timed(seconds, "search"):
-        neighbours = {name: search(rows["database"], rows[name], max(ks)) for name in truth}
+        neighbours = {name: search(rows["database"], rows[name], max(ks), device=device) for name in truth}
     with _timed(seconds, "tune"):
         tuning = tune.tune(neighbours["val"], labels, truth["val"], tuple(ks), tuple(taus))
     with _timed(seconds, "evaluate"):
@@ -235,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--k", type=int, help="fix the number of neighbours; 1 tunes tau alone")
     parser.add_argument("--tau", type=float, help="fix the temperature")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals (default: 0)")
+    parser.add_argument("--device", default="cpu", help="where to search: cpu, cuda or mps (default: cpu)")
     parser.add_argument("--json", metavar="FILE", help="where to write the scores (default: beside the first input)")
     parser.add_argument("--ledger", metavar="CSV", help="add the rows of val and test to this ledger of results")
     parser.add_argument("--name", help="the network's name in the ledger")
@@ -257,7 +260,8 @@ def _run(chosen: argparse.Namespace) -> None:
         described = descriptors.concatenate(sets) if len(sets) > 1 else sets[0]
     if chosen.ledger and not (chosen.name or described.made_by.get("backbone")):
         raise ValueError(f"{chosen.descriptors[0]} doesn't say which network made it: the ledger needs its --name")
-    run = measure(described, whitening=chosen.whitening, k=chosen.k, tau=chosen.tau, seed=chosen.seed)
+    options = {name: getattr(chosen, name) for name in ("whitening", "k", "tau", "seed", "device")}
+    run = measure(described, **options)
     run = replace(run, seconds=seconds | run.seconds)
     print(say(run, described.museum))
     print(RELEASED_TOOL)

@@ -36,14 +36,29 @@ def gap(predicted: ArrayLike, confidence: ArrayLike, truth: ArrayLike) -> float:
     section 3.3.
     """
     correct, confidence, positive = _checked(predicted, confidence, truth)
-    return float(_Ranking(correct, confidence, positive).scores(np.ones((1, len(correct))))[0])
+    return _gap(correct, confidence, int(positive.sum()))
+
+
+def gaps(predicted: ArrayLike, confidences: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
+    """GAP of the same answers under many confidences: (..., Q) -> (...) float64, each cell as `gap` has it.
+
+    Raises ValueError as `gap` does.
+    """
+    correct, _, positive = _checked(predicted, np.zeros(np.shape(predicted)), truth)
+    confidences = np.asarray(confidences, dtype=np.float64)
+    if confidences.shape[-1:] != correct.shape:
+        raise ValueError(f"confidences must be (..., {len(correct)}), as many as the queries, got {confidences.shape}")
+    if np.isnan(confidences).any():
+        raise ValueError(f"{np.isnan(confidences).sum()} confidences are NaN: they can't be ranked")
+    m = int(positive.sum())
+    cells = [_gap(correct, cell, m) for cell in confidences.reshape(-1, len(correct))]
+    return np.array(cells).reshape(confidences.shape[:-1])
 
 
 def gap_minus(predicted: ArrayLike, confidence: ArrayLike, truth: ArrayLike) -> float:
     """GAP⁻: the same over the queries that have an exhibit, so without distractors."""
     correct, confidence, positive = _checked(predicted, confidence, truth)
-    ranking = _Ranking(correct[positive], confidence[positive], positive[positive])
-    return float(ranking.scores(np.ones((1, int(positive.sum()))))[0])
+    return _gap(correct[positive], confidence[positive], int(positive.sum()))
 
 
 def accuracy(predicted: ArrayLike, truth: ArrayLike) -> float:
@@ -170,6 +185,13 @@ def reliability(
     mean = np.bincount(step, confidence, bins)[used] / count[used]
     share = np.bincount(step, correct, bins)[used] / count[used]
     return mean, share, count[used]
+
+
+def _gap(correct: NDArray[np.bool_], confidence: NDArray[np.float64], m: int) -> float:
+    """Sum, over the correct queries, of the precision among all that are at least as confident; over m."""
+    ranked, right = np.sort(confidence), np.sort(confidence[correct])
+    answered = len(ranked) - np.searchsorted(ranked, right)
+    return float(((len(right) - np.searchsorted(right, right)) / answered).sum() / m)
 
 
 class _Ranking:

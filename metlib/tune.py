@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from metlib import metrics
-from metlib.knn import Neighbours, classify, log_confidences, search
+from metlib.knn import Neighbours, log_confidences, nearest_labels, search
 from metlib.vectors import as_rows, unit
-from metlib.whiten import PCAWhitening
+from metlib.whiten import PCAWhitening, decompose
 
 KS = (1, 2, 3, 5, 7, 10, 15, 20, 50)
 TAUS = (0.01, 0.1, 1, 5, 10, 15, 20, 25, 30, 50, 100, 500)
@@ -51,9 +51,9 @@ def tune(
     ks, taus = (fitting(KS, neighbours.k) if ks is KS else tuple(ks)), tuple(taus)
     if not len(ks) or not len(taus):
         raise ValueError("the grid needs at least one k and one tau")
-    predicted = classify(neighbours, database_labels, ks[0], taus[0]).labels  # the same in every cell
+    predicted = nearest_labels(neighbours, database_labels)  # the same in every cell
     confidences = log_confidences(neighbours, database_labels, ks, taus)  # (len(ks), len(taus), Q)
-    grid = np.array([[metrics.gap(predicted, cell, truth) for cell in row] for row in confidences])
+    grid = metrics.gaps(predicted, confidences, truth)
     cells = [(-grid[i, j], k, tau) for i, k in enumerate(ks) for j, tau in enumerate(taus)]
     _, k, tau = min(cells)
     return Tuning(tuple(int(k) for k in ks), tuple(float(tau) for tau in taus), grid, int(k), float(tau))
@@ -101,13 +101,13 @@ def choose_dim(
     unit again, are the smaller whitening.
     """
     rows = as_rows(database, "database descriptors")
+    spectrum = decompose(rows)
     if dims is None:  # channels that never fire lower the rank below both N and D
-        rank = PCAWhitening(1, shrinkage).fit(rows).rank_
-        dims = {min(dim, rank) for dim in candidate_dims(*rows.shape)}
+        dims = {min(dim, spectrum.rank) for dim in candidate_dims(*rows.shape)}
     tried = tuple(sorted(dims))
     if not tried or tried[0] < 1:
         raise ValueError(f"dims must be one or more integers of at least 1, got {tried}")
-    whitening = PCAWhitening(tried[-1], shrinkage).fit(rows)
+    whitening = PCAWhitening(tried[-1], shrinkage).fit_spectrum(spectrum)
     database_white, val_white = whitening.transform(rows), whitening.transform(val)
     ks = fitting(KS, len(rows))
     gaps = []

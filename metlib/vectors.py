@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+_NUMBERS = 2**20  # of rows at a time, 4 MiB: what is made on the way stays in the processor's cache
+
 
 def as_rows(descriptors: ArrayLike, name: str = "descriptors") -> NDArray[np.float32]:
     """Check descriptors and give them as C-ordered float32 (N, D), without a copy where they already are.
@@ -33,9 +35,18 @@ def as_rows(descriptors: ArrayLike, name: str = "descriptors") -> NDArray[np.flo
     return rows
 
 
-def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide every row by its norm: (N, D) -> (N, D). Raises ValueError for a row without a direction."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not (norms > 0).all():
-        raise ValueError(f"row {int(np.argmin(norms))} is zero: it has no direction, so it can't be made unit")
-    return (rows / norms).astype(np.float32, copy=False)
+def unit(rows: NDArray[np.float32], out: NDArray[np.float32] | None = None, *, first: int = 0) -> NDArray[np.float32]:
+    """Divide every row by its norm: (N, D) -> (N, D), a new array or `out`, which may be `rows` itself.
+
+    Raises ValueError for a row without a direction, with its number, counted from `first`.
+    """
+    made = np.empty(rows.shape, np.float32) if out is None else out
+    step = max(_NUMBERS // max(rows.shape[1], 1), 1)
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        norms = np.linalg.norm(part, axis=1, keepdims=True)
+        if not (norms > 0).all():
+            number = first + start + int(np.argmin(norms))
+            raise ValueError(f"row {number} is zero: it has no direction, so it can't be made unit")
+        np.divide(part, norms, out=made[start : start + step], casting="same_kind")
+    return made

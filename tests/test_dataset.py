@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -221,6 +222,70 @@ def test_duplicates_are_refused_by_name(tmp_path: Path) -> None:
         dataset.load(write(tmp_path, MET_database=twins))
 
 
+def test_what_is_well_is_checked_in_bulk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("row by row")
+
+    monkeypatch.setattr(dataset, "_row_by_row", refuse)
+    museum = dataset.load(write(tmp_path))
+    assert museum.database.paths.tolist() == [row["path"] for row in DATABASE]
+    assert museum.database.labels.tolist() == [52, 52, 7]
+    assert museum.test.labels.tolist() == [52, -1, -1]
+
+
+ODD_PATHS = [
+    *BAD_PATHS,
+    "a.jpg",
+    "MET/1/0.jpg",
+    "é.jpg",
+    "ab:c",
+    "MET/.hidden",
+    "MET/-a",
+    " a",
+    "a/b/c",
+    "a~",
+    5,
+    None,
+    ["a"],
+]
+ODD_IDS = [0, 1, 52, 2**63 - 1, 2**63, -1, -2, -1.0, 1.0, True, "1", None, [1], {"path": "x", "id": 1}]
+ODD_ROWS = [["MET/1.jpg", 5], [], {}, "ab", 7, None, {"id": 3}, {"MET_id": 3}, {"path": "z"}]
+KINDS = ["odd path", "odd id", "odd row", "extra"]
+
+
+@pytest.mark.parametrize("key", ["id", "MET_id"])
+@pytest.mark.parametrize("seed", range(150))
+def test_in_bulk_and_row_by_row_say_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, seed: int
+) -> None:
+    rng = random.Random(seed)
+    rows: list[Any] = [{key: rng.randrange(9), "path": f"MET/{i}.jpg"} for i in range(rng.randrange(1, 6))]
+    row = rng.choice(rows)
+    match rng.choice(KINDS):
+        case "odd path":
+            row["path"] = rng.choice([*ODD_PATHS, "MET/0.jpg"])
+        case "odd id":
+            row[key] = rng.choice(ODD_IDS)
+        case "odd row":
+            rows.insert(rng.randrange(len(rows)), rng.choice(ODD_ROWS))
+        case "extra":
+            row["more"] = rng.choice([None, "[", "a\\b", {"path": "x", key: -1}, [1], {"x": 1}, 1.5])
+    raw = json.dumps(rows, ensure_ascii=rng.random() < 0.5 or "\ud800" in str(row)).encode(errors="surrogatepass")
+    file = tmp_path / "rows.json"
+    file.write_bytes(raw)
+
+    def outcome() -> object:
+        try:
+            split = dataset._read_split(file, key, tmp_path, required=key == "id")
+        except BadGroundTruth as error:
+            return str(error)
+        return split.paths.tolist(), split.labels.tolist()
+
+    in_bulk = outcome()
+    monkeypatch.setattr(dataset, "_at_once", lambda *_, **__: None)
+    assert in_bulk == outcome()
+
+
 @pytest.mark.parametrize("name", ["valset", "testset"])
 @pytest.mark.parametrize("rows", [[], QUERIES[1:]])
 def test_queries_without_any_exhibit_are_refused(tmp_path: Path, name: str, rows: list[object]) -> None:
@@ -243,6 +308,29 @@ def test_a_split_is_frozen_to_the_last_array() -> None:
         split.root = Path()  # type: ignore[misc]
     assert split.file(1) == Path("root/b")
     assert len(split) == 2
+
+
+def test_paths_that_nobody_else_can_change_are_not_copied() -> None:
+    own = np.array(["a", "b"])
+    own.flags.writeable = False
+    assert Split(own, [1, 2]).paths is own  # type: ignore[arg-type]
+    theirs = np.array(["a", "b", "c"])
+    view = theirs[:2]
+    view.flags.writeable = False
+    split = Split(view, [1, 2])  # type: ignore[arg-type]
+    theirs[0] = "z"
+    assert split.paths.tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("width", [3, 4, 7])  # letters are read in pairs where the width is even
+def test_a_twin_is_found_among_many(width: int) -> None:
+    letters = "abcdefghij"
+    names = [f"{letters[i // 100]}{letters[i // 10 % 10]}{letters[i % 10]}".ljust(width, "x") for i in range(1000)]
+    names = np.random.default_rng(0).permutation(names).tolist()
+    assert len(Split(names, range(1000))) == 1000  # type: ignore[arg-type]
+    first, second = sorted(names[:2])
+    with pytest.raises(ValueError, match=f"duplicate path '{first}'"):  # the first of both in their own order
+        Split([*names, second, first], range(1002))  # type: ignore[arg-type]
 
 
 def test_take_keeps_rows_in_the_order_asked_for() -> None:

@@ -1,13 +1,11 @@
-"""Extraction against one image at a time, through kills, damage and change."""
+"""Extraction against one image at a time, through damage and change, from Python and from a shell."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import textwrap
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from metlib import __version__, backbone, dataset, extract
+from metlib import __version__, backbone, dataset, extract, shards
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Museum, Split
 from metlib.extract import SCALES, describe, load_descriptors, load_labels, load_recipe
 
-ROOT = Path(__file__).resolve().parents[1]
 SHAPES = [(64, 48), (48, 64), (64, 48), (72, 72), (64, 48), (96, 50), (72, 72), (48, 64), (64, 48), (57, 61)]
 
 
@@ -182,62 +179,20 @@ def test_a_finished_folder_is_returned_at_once(
     assert run(split, embedder, tmp_path / "out") == path
 
 
-# --- kill and resume ------------------------------------------------------------------------------------------------
-
-KILLED = """
-    import os, signal, sys
-    from pathlib import Path
-    sys.path[:0] = [{root!r}, {tests!r}]
-    import test_extract as t
-    from metlib import backbone, dataset, extract
-    network = backbone.build(backbone.Recipe("test_resnet", seed=1), "tiny")
-    real, opened = dataset.read_image, []
-    def read(path):
-        opened.append(path)
-        if Path(path).name == "9.jpg":  # the third shard: the first two are written before it is needed
-            while len(list(Path({out!r}).glob("shards/[0-9]*.npy"))) < 2:
-                pass
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(path)
-    dataset.read_image = read
-    t.run(t.paint(Path({images!r})), network, Path({out!r}))
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
-def test_a_killed_run_resumes(
-    split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    program = textwrap.dedent(KILLED).format(
-        root=str(ROOT), tests=str(ROOT / "tests"), out=str(out), images=str(split.root)
-    )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert ran.returncode == -signal.SIGKILL, ran.stderr
-    shards = {p.name: p.stat().st_mtime_ns for p in (out / "shards").glob("[0-9]*.npy")}
-    assert len(shards) == 2 and not (out / "descriptors.npy").exists()
-    with pytest.raises(FileNotFoundError, match="isn't finished"):
-        load_descriptors(out)
-    opened = count_reads(monkeypatch)
-    resumed = run(split, embedder, out)
-    assert sorted(opened) == ["8.png", "9.jpg"]  # the third shard only
-    whole = run(split, embedder, tmp_path / "whole")
-    assert np.array_equal(load_descriptors(resumed), load_descriptors(whole))
-    assert np.array_equal(load_labels(resumed), load_labels(whole))
-    assert sorted(p.name for p in out.iterdir()) == ["descriptors.npy", "labels.npy", "recipe.json"]
+# --- stop and resume -------------------------------------------------------------------------------------------------
 
 
 def stop_after(n_images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the run end with an error when it has described n images."""
-    real, seen = extract._multiscale, [0]
+    real, seen = extract.multiscale, [0]
 
-    def multiscale(network: Embedder, pixels: Any, scales: Any) -> Any:
+    def multiscale(network: Embedder, pixels: Any, *options: Any) -> Any:
         if seen[0] >= n_images:
             raise KeyboardInterrupt
         seen[0] += len(pixels)
-        return real(network, pixels, scales)
+        return real(network, pixels, *options)
 
-    monkeypatch.setattr(extract, "_multiscale", multiscale)
+    monkeypatch.setattr(extract, "multiscale", multiscale)
 
 
 def interrupted(split: Split, embedder: Embedder, out: Path) -> list[Path]:
@@ -245,9 +200,9 @@ def interrupted(split: Split, embedder: Embedder, out: Path) -> list[Path]:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_after(8, patch)
         run(split, embedder, out)
-    shards = sorted((out / "shards").iterdir())
-    assert len(shards) == 2
-    return shards
+    done = sorted((out / "shards").iterdir())
+    assert len(done) == 2
+    return done
 
 
 @pytest.mark.parametrize("finish", [False, True])
@@ -262,6 +217,7 @@ def test_another_recipe_is_refused(finish: bool, split: Split, embedder: Embedde
     other_pixels = Embedder(embedder.trunk, replace(embedder.recipe, mean=(0, 0, 0)), "tiny").eval()
     for key, arguments, options in (
         ("scales", (split, embedder), {"scales": (1,)}),
+        ("precision", (split, embedder), {"precision": "bfloat16"}),
         ("weights_sha256", (split, other_weights), {}),
         ("network", (split, other_pixels), {}),
         ("images", (split.take(range(9)), embedder), {}),
@@ -295,15 +251,19 @@ def test_foreign_folders_are_left_alone(split: Split, embedder: Embedder, tmp_pa
     assert sorted(p.name for p in path.parent.iterdir()) == ["descriptors.npy", "labels.npy", "recipe.json"]
 
 
-def test_a_damaged_shard_is_named(split: Split, embedder: Embedder, tmp_path: Path) -> None:
-    shards = interrupted(split, embedder, tmp_path / "out")
-    for content in (shards[0].read_bytes()[:-9], b"", shards[0].read_bytes().replace(b"(4, 96)", b"(9, 96)")):
-        shards[0].write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{shards[0].name} is damaged .*delete this one file and run again"):
+def test_a_damaged_shard_is_named_and_alone_described_again(
+    split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = interrupted(split, embedder, tmp_path / "out")[0]
+    for content in (first.read_bytes()[:-9], b"", first.read_bytes().replace(b"(4, 96)", b"(9, 96)")):
+        first.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{first.name} is damaged .*delete this one file and run again"):
             run(split, embedder, tmp_path / "out")
         assert not (tmp_path / "out" / "descriptors.npy").exists()
-    shards[0].unlink()
+    first.unlink()
+    opened = count_reads(monkeypatch)
     path = run(split, embedder, tmp_path / "out")
+    assert len(opened) == 4 and "6.jpg" not in opened  # which is of the third
     np.testing.assert_array_equal(load_descriptors(path), load_descriptors(run(split, embedder, tmp_path / "b")))
 
 
@@ -314,7 +274,7 @@ def test_changed_images_are_described_again(
     Image.new("RGB", (80, 60), (200, 30, 10)).save(split.file(5))
     opened = count_reads(monkeypatch)
     path = run(split, embedder, tmp_path / "out")
-    assert sorted(opened) == ["4.jpg", "5.jpg", "6.jpg", "7.jpg", "8.png", "9.jpg"]
+    assert sorted(opened) == ["0.jpg", "2.jpg", "3.png", "5.jpg", "6.jpg", "8.png"]  # its shard, and the third
     np.testing.assert_array_equal(load_descriptors(path), load_descriptors(run(split, embedder, tmp_path / "b")))
     Image.new("RGB", (50, 50), (0, 30, 10)).save(split.file(2))
     with pytest.raises(ValueError, match=r"2.jpg changed since .*delete that folder"):
@@ -344,6 +304,30 @@ def test_a_corrupt_image_stops_the_run_which_resumes_when_it_is_mended(
     opened = count_reads(monkeypatch)
     np.testing.assert_array_equal(load_descriptors(run(split, embedder, tmp_path / "out")), reference)
     assert "0.jpg" not in opened and "6.jpg" in opened  # the first shard was finished
+
+
+def test_an_image_that_vanishes_under_way_is_named_and_done_when_it_is_back(
+    split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = load_descriptors(run(split, embedder, tmp_path / "a")), tmp_path / "out"
+    content, real = split.file(6).read_bytes(), shards.plan
+
+    def plan(*arguments: Any, **options: Any) -> shards.Plan:
+        planned = real(*arguments, **options)
+        split.file(6).unlink(missing_ok=True)
+        return planned
+
+    monkeypatch.setattr(shards, "plan", plan)
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"6\.jpg.*Replace it and run again"):
+            run(split, embedder, out)
+        assert len(list((out / "shards").iterdir())) == 2
+    monkeypatch.undo()
+    split.file(6).write_bytes(content)
+    split.file(0).unlink()  # its shard is finished
+    opened = count_reads(monkeypatch)
+    assert np.array_equal(load_descriptors(run(split, embedder, out)), whole)
+    assert sorted(opened) == ["3.png", "6.jpg"]
 
 
 @pytest.mark.parametrize("how", ["missing", "empty", "text", "small", "folder"])
@@ -398,7 +382,7 @@ def test_what_the_network_cannot_take_names_its_image(split: Split, tmp_path: Pa
         run(split, embedder, tmp_path / "out", scales=(0.001,))
 
 
-@pytest.mark.parametrize("victim", ["shards", "recipe.json", "labels.npy", "descriptors.npy"])
+@pytest.mark.parametrize("victim", ["shards", "recipe.json", "plan.npy", "labels.npy", "descriptors.npy"])
 def test_a_full_disk_leaves_nothing_half_written(
     victim: str, split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,6 +415,9 @@ def test_a_full_disk_leaves_nothing_half_written(
         ({"scales": (1, 0)}, "scales must be positive numbers"),
         ({"scales": (1, float("nan"))}, "scales must be positive numbers"),
         ({"scales": (float("inf"),)}, "scales must be positive numbers"),
+        ({"precision": "half"}, "precision must be one of float32, float16, bfloat16, got 'half'"),
+        ({"rank": 2, "ranks": 2}, "rank must be from 0 to ranks - 1, got rank 2 of 2"),
+        ({"rank": -1}, "rank must be from 0 to ranks - 1, got rank -1 of 1"),
         ({"on_error": "ignore"}, "on_error must be 'raise' or 'skip', got 'ignore'"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"shard_size": -1}, "shard_size must be at least 1, got -1"),
@@ -452,14 +439,8 @@ def test_an_empty_split_and_an_unknown_option(split: Split, embedder: Embedder, 
         run(split, embedder, tmp_path / "out", batchsize=3)
 
 
-def test_the_device_is_found(split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert extract._find_device() == "cuda"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert extract._find_device() == "mps"
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert extract._find_device() == "cpu"
+def test_a_device_is_found(split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "find_device", lambda: "cpu")
     assert load_descriptors(run(split, embedder, tmp_path / "out", device=None)).shape == (10, embedder.dim)
 
 
@@ -474,9 +455,71 @@ def test_cudnn_stays_on_and_tf32_off(split: Split, embedder: Embedder) -> None:
             return torch.ones(len(x), 3)
 
     before = torch.backends.cudnn.enabled
-    extract._multiscale(Spy(), torch.zeros(2, 64, 48, 3, dtype=torch.uint8), (1, 0.5))  # type: ignore[arg-type]
+    extract.multiscale(Spy(), torch.zeros(2, 64, 48, 3, dtype=torch.uint8), (1, 0.5))  # type: ignore[arg-type]
     assert seen == [(True, False, torch.float32, (2, 3, 64, 48), scale) for scale in (1, 0.5)]
     assert torch.backends.cudnn.enabled == before
+
+
+# --- how it is computed ---------------------------------------------------------------------------------------------
+
+
+def test_half_precision_is_another_recipe_and_nearly_the_same(
+    split: Split, embedder: Embedder, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    whole = load_descriptors(run(split, embedder, tmp_path / "float32"))
+    half = run(split, embedder, tmp_path / "bfloat16", precision="bfloat16")
+    assert load_recipe(half)["precision"] == "bfloat16" and load_recipe(tmp_path / "float32")["precision"] == "float32"
+    rows = load_descriptors(half)  # refuses other than float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    assert not np.array_equal(rows, whole)
+    assert cosine(rows, whole).min() > 1 - 1e-3
+    assert not [warning for warning in recwarn if "autocast" in str(warning.message)]
+
+
+def test_the_layout_in_memory_changes_nothing(split: Split, embedder: Embedder, tmp_path: Path) -> None:
+    last, first = (
+        load_descriptors(run(split, embedder, tmp_path / f"{way}", channels_last=way)) for way in (True, False)
+    )
+    np.testing.assert_allclose(last, first, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_layout_is_that_which_was_asked_for(channels_last: bool, embedder: Embedder) -> None:
+    seen = []
+    ready = extract.prepare(embedder, "cpu", channels_last=channels_last)
+    ready.trunk.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    extract.multiscale(ready, torch.zeros(2, 32, 48, 3, dtype=torch.uint8), (1,))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert seen[0].is_contiguous(memory_format=layout) and seen[0].shape == (2, 3, 32, 48)
+    assert ready is not embedder and not embedder.training
+
+
+def test_a_batch_has_as_many_images_as_its_pixels_allow() -> None:
+    def sizes(images: list[tuple[int, int]], batch_size: int | None = None) -> list[tuple[int, ...]]:
+        pixels = (np.zeros((*shape, 3), np.uint8) for shape in images)
+        return [tuple(x.shape[:3]) for _, x in extract._batches(pixels, batch_size, 1000, "raise")]
+
+    assert sizes([(20, 10)] * 12) == [(5, 20, 10), (5, 20, 10), (2, 20, 10)]
+    assert sizes([(20, 10), (40, 40)] * 3) == [(1, 40, 40)] * 3 + [(3, 20, 10)]  # each alone exceeds it
+    assert sizes([(2, 2)] * 70) == [(64, 2, 2), (6, 2, 2)]
+    assert sizes([(20, 10)] * 12, batch_size=7) == [(7, 20, 10), (5, 20, 10)]
+
+
+def test_images_of_one_shape_come_together_however_they_are_listed(
+    embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(24):
+        Image.new("RGB", [(40, 30), (30, 40), (36, 36)][i % 3], (10 * i, 99, 99)).save(tmp_path / f"{i}.png")
+    split = Split(np.array([f"{i}.png" for i in range(24)]), np.arange(24), tmp_path)
+    batches, real = [], extract.multiscale
+
+    def multiscale(network: Embedder, pixels: torch.Tensor, *options: Any) -> torch.Tensor:
+        batches.append(tuple(pixels.shape[:3]))
+        return real(network, pixels, *options)
+
+    monkeypatch.setattr(extract, "multiscale", multiscale)
+    run(split, embedder, tmp_path / "out", shard_size=8, batch_size=None)
+    assert batches == [(8, 30, 40), (8, 36, 36), (8, 40, 30)]
 
 
 # --- a whole museum -------------------------------------------------------------------------------------------------
@@ -509,9 +552,9 @@ def test_describe_repeats_nothing(
     assert sorted(opened) == sorted(str(path) for path in mini.database.paths)  # val and test were there
     assert np.array_equal(described.val, full.val) and described.museum.kind == "mini"
     assert np.allclose(described.database, full.database[:5], atol=1e-5)
-    for options in ({"scales": (1,)},):
+    for options in ({"scales": (1,)}, {"precision": "bfloat16"}):  # each in a folder of its own
         other = describe(museum, embedder, tmp_path / "work", device="cpu", **options)
-        assert not np.allclose(other.val, full.val)
+        assert not np.array_equal(other.val, full.val)
     other = describe(museum, backbone.build(Recipe("test_resnet", seed=2), "tiny"), tmp_path / "work", device="cpu")
     assert not np.allclose(other.val, full.val)  # of the same name, but other weights: another folder
 
@@ -553,3 +596,94 @@ def test_a_folder_may_be_called_npy_and_no_file_is_a_folder(split: Split, embedd
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file"):
         extract.extract(split, embedder, tmp_path / "file")
+
+
+# --- from a shell ---------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_says_the_scales_and_the_precision(museum: Museum, embedder: Embedder) -> None:
+    name = f"tiny-{embedder.weights_sha256()[:8]}"
+    for scales, options, last in (
+        (SCALES, [], "scales-1-0.707-0.5"),
+        (SCALES, ["float32"], "scales-1-0.707-0.5"),
+        ((1, 0.5), ["bfloat16"], "scales-1-0.5-bfloat16"),
+    ):
+        folder = extract.name_folder(museum, embedder, "work", scales, *options)
+        assert folder == Path("work") / "ours" / name / last
+
+
+def test_the_command_describes_a_museum_and_says_where(
+    small_museum: Path, embedder: Embedder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = backbone.save(embedder, tmp_path / "tiny.safetensors")
+    options = ["--database", "mini", "--scales", "0.5", "--precision", "bfloat16", "--device", "cpu"]
+    for _ in range(2):  # the second time all is there
+        assert extract.main([str(small_museum), str(checkpoint), "--work", str(tmp_path / "work"), *options]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split(": ")[0] for line in lines] == ["database", "val", "test"]
+    museum = dataset.load(small_museum, "mini")
+    for line, (split, _) in zip(lines, museum.splits(), strict=True):
+        path = Path(line.split(": ")[1])
+        assert "scales-0.5-bfloat16" in path.parts and load_recipe(path)["precision"] == "bfloat16"
+        assert np.array_equal(load_labels(path), split.labels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (["{tmp}/none", "random"], {}, "error: no folder .*none .*Paint a museum with"),
+        (["{tmp}", "random"], {}, "error: .* is no museum: .*Expected images/"),
+        (["{museum}", "resnt18"], {}, "error: backbone 'resnt18' .*nearest names are resnet18"),
+        (["{museum}", "{tmp}/none.safetensors"], {}, "error: no checkpoint .*none.safetensors"),
+        (["{museum}", "random", "--device", "abacus"], {}, "error: device 'abacus' can't be used here"),
+        (["{museum}", "random", "--scales", "0"], {}, r"error: scales must be positive numbers.*got \[0.0\]"),
+        (["{museum}", "random", "--batch-size", "0"], {}, "error: batch_size must be at least 1, got 0"),
+        (["{museum}", "random"], {"RANK": "2", "WORLD_SIZE": "2"}, "error: rank must be from 0 to ranks - 1"),
+        (["{museum}", "random"], {"RANK": "one"}, "error: RANK is 'one' in the environment, expected a number"),
+        (["{museum}", "random"], {"WORLD_SIZE": ""}, "error: WORLD_SIZE is '' in the environment"),
+    ],
+)
+def test_the_command_names_what_is_wrong(
+    arguments: list[str],
+    environment: dict[str, str],
+    message: str,
+    small_museum: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.chdir(tmp_path)
+    filled = [argument.format(tmp=tmp_path, museum=small_museum) for argument in arguments]
+    assert extract.main(["--device", "cpu", *filled]) == 2
+    output = capsys.readouterr()
+    assert re.match(message, output.err) and output.out == ""
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_command_names_an_image_and_skips_it_where_told(
+    small_museum: Path, embedder: Embedder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    museum = Path(shutil.copytree(small_museum, tmp_path / "museum"))
+    checkpoint = backbone.save(embedder, tmp_path / "tiny.safetensors")
+    dataset.load(museum).val.file(2).unlink()
+    options = ["--scales", "0.5", "--device", "cpu", "--work", str(tmp_path / "work")]
+    assert extract.main([str(museum), str(checkpoint), *options]) == 2
+    output = capsys.readouterr()
+    assert output.out.startswith("database: ") and re.match(r"error: can't read an image: .*\.jpg", output.err)
+    assert extract.main([str(museum), str(checkpoint), *options, "--on-error", "skip"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["museum"], 2), (["a", "b", "--precision", "half"], 2)]
+)
+def test_the_command_explains_itself(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        extract.main(arguments)
+    output = capsys.readouterr()
+    assert ended.value.code == code
+    if code == 0:
+        assert "python -m metlib.extract" in output.out and "torchrun" in output.out
+        for option in ("--database", "--work", "--scales", "--precision", "--device", "--on-error"):
+            assert option in output.out

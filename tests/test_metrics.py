@@ -81,6 +81,26 @@ def test_no_order_at_all_is_the_share_of_right_answers() -> None:
         assert gap(predicted, [1.0] * 6, mixed) == pytest.approx(3 * (3 / 6) / 3)
 
 
+@FAST
+@given(case=cases(), data=st.data())
+def test_many_confidences_at_once_are_each_alone(case: Case, data: st.DataObject) -> None:
+    predicted, confidence, truth = case
+    cells = np.array([data.draw(st.permutations(confidence)) for _ in range(6)]).reshape(2, 3, -1)
+    grid = metrics.gaps(predicted, cells, truth)
+    assert grid.shape == (2, 3)
+    assert grid.tolist() == [[gap(predicted, cell, truth) for cell in row] for row in cells]
+    assert metrics.gaps(predicted, confidence, truth) == gap(predicted, confidence, truth)
+
+
+def test_many_confidences_are_refused_as_one_is() -> None:
+    with pytest.raises(ValueError, match=r"\(\.\.\., 2\), as many as the queries, got \(3, 1\)"):
+        metrics.gaps([1, 2], np.zeros((3, 1)), [1, 2])
+    with pytest.raises(ValueError, match=r"1 confidences are NaN"):
+        metrics.gaps([1, 2], [[0.5, 0.4], [np.nan, 0.1]], [1, 2])
+    with pytest.raises(ValueError, match=r"M = 0"):
+        metrics.gaps([1, 2], np.zeros((3, 2)), [-1, -1])
+
+
 def test_the_best_and_the_worst() -> None:
     assert evaluate([0, 1, 5], [0.9, 0.8, 0.7], [0, 1, -1]) == Scores(1.0, 1.0, 1.0)
     assert evaluate([1, 0, 5], [0.9, 0.8, 0.7], [0, 1, -1]) == Scores(0.0, 0.0, 0.0)

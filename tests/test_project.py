@@ -56,6 +56,9 @@ IMPORTS = {
     "benchmark": {
         *("backbone", "dataset", "descriptors", "evaluate", "extract", "ledger", "recipes", "vectors", "whiten"),
     },
+    "scale/__init__": set(),
+    "scale/on_lance": {"files", "knn", "vectors"},
+    "scale/on_ray": {"backbone", "dataset", "descriptors", "extract", "progress", "shards"},
     "train/__init__": set(),
     "train/augment": {"dataset"},
     "train/loop": {
@@ -151,15 +154,19 @@ def test_environment_yml_installs_this_project_and_lists_nothing_itself() -> Non
 def test_every_third_party_import_is_a_dependency() -> None:
     named = {"PIL": "pillow", "sklearn": "scikit-learn", "faiss": "faiss-cpu", "IPython": "ipykernel"}
     listed = {re.split(r"[<>=~! \[]", line)[0] for line in PROJECT["project"]["dependencies"]}
+    optional = {re.split(r"[<>=~! \[]", line)[0] for line in PROJECT["project"]["optional-dependencies"]["scale"]}
     used: set[str] = set()
+    optionally: set[str] = set()
     for path in MODULES:
+        found = optionally if path.parent.name == "scale" else used
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
-                used |= {name.name.split(".")[0] for name in node.names}
+                found |= {name.name.split(".")[0] for name in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                used.add(node.module.split(".")[0])
-    third = {named.get(name, name).replace("_", "-") for name in used - set(sys.stdlib_module_names)}
-    assert third - {"metlib"} <= listed
+                found.add(node.module.split(".")[0])
+    for names, allowed in ((used, listed), (optionally, listed | optional | {"pyarrow"})):  # comes with both of them
+        third = {named.get(name, name).replace("_", "-") for name in names - set(sys.stdlib_module_names)}
+        assert third - {"metlib"} <= allowed
 
 
 def test_torch_and_torchvision_are_left_to_the_resolver() -> None:

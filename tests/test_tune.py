@@ -154,6 +154,15 @@ def test_by_default_a_small_museum_gets_its_short_list() -> None:
     assert max(poor.dims) <= 6
 
 
+@pytest.mark.parametrize("dims", [None, (2, 4)])
+def test_the_database_is_decomposed_once(dims: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, labels, queries, truth = collection(n=80, D=32)
+    calls, eigh = [], np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda *given, **named: calls.append(1) or eigh(*given, **named))
+    choose_dim(database, labels, queries, truth, dims=dims)
+    assert len(calls) == 1
+
+
 def test_the_smallest_of_equals_is_chosen() -> None:
     centres = np.eye(6, 8, dtype=np.float32) + 0.01 * np.random.default_rng(0).random((6, 8), np.float32)
     chosen = choose_dim(unit(centres), np.arange(6), unit(centres), np.arange(6), dims=(5, 4, 3))

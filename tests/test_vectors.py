@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from metlib import vectors
 from metlib.vectors import as_rows, unit
 
 
 def test_float32_rows_pass_without_a_copy() -> None:
     rows = np.eye(3, dtype=np.float32)
     assert np.shares_memory(as_rows(rows), rows)
+
+
+def test_a_memory_map_is_neither_copied_nor_read_into_large_arrays(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.ones((20_000, 64), np.float32))
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    tracemalloc.start()
+    rows = as_rows(mapped)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.shares_memory(rows, mapped)
+    assert peak < 20_000 * 64  # bytes: a quarter of what a copy would take
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int64, np.uint8])
@@ -51,6 +66,24 @@ def test_unit_divides_each_row_by_its_own_norm() -> None:
     assert rows.dtype == np.float32
 
 
-def test_a_row_without_direction_is_refused_by_number() -> None:
+def test_a_row_without_direction_is_refused_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"row 1 is zero"):
         unit(np.array([[3, 4], [0, 0]], np.float32))
+    monkeypatch.setattr(vectors, "_NUMBERS", 6)  # three rows at a time
+    with pytest.raises(ValueError, match=r"row 7 is zero"):
+        unit(np.array([[3, 4]] * 7 + [[0, 0]] * 2, np.float32))
+
+
+def test_unit_makes_one_array_or_none() -> None:
+    rows = np.random.default_rng(0).normal(size=(40_000, 64)).astype(np.float32)
+    expected = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    before = rows.copy()
+    tracemalloc.start()
+    made = unit(rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.9 * rows.nbytes
+    np.testing.assert_array_equal(made, expected)
+    np.testing.assert_array_equal(rows, before)
+    assert unit(rows, out=rows) is rows
+    np.testing.assert_array_equal(rows, expected)

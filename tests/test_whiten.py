@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +15,8 @@ from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
-from metlib.whiten import PCAWhitening
+from metlib import whiten
+from metlib.whiten import PCAWhitening, decompose
 
 
 def descriptors(n: int, D: int, seed: int = 0, rank: int | None = None) -> NDArray[np.float32]:
@@ -45,6 +50,52 @@ def test_it_is_the_definition(n: int, D: int, dim: int, shrinkage: float) -> Non
     np.testing.assert_allclose(white @ white.T, twin @ twin.T, atol=2e-4)  # what a search sees has no signs
     assert white.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(white, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [1.0, 100.0])
+def test_a_large_common_offset_costs_no_accuracy(offset: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken about zero, second moments of rows at 100 would lose what float32 tells of a spread of 0.01."""
+    monkeypatch.setattr(whiten, "_NUMBERS", 640)  # 40 rows at a time, the last block short
+    rng = np.random.default_rng(0)
+    database = (offset + 0.01 * rng.normal(size=(1030, 16)) * 0.7 ** np.arange(16)).astype(np.float32)
+    database = database[np.argsort(database[:, 0])]  # the first block is far from the mean
+    base = database.astype(np.float64)
+    values, vectors = np.linalg.eigh(np.cov(base.T, bias=True))
+    spectrum = decompose(database)
+    np.testing.assert_allclose(spectrum.mean, base.mean(axis=0), rtol=1e-15)
+    np.testing.assert_allclose(spectrum.values, values[::-1], rtol=1e-10)
+    np.testing.assert_allclose(np.abs(vectors[:, ::-1].T @ spectrum.vectors), np.eye(16), atol=1e-8)
+
+
+def test_several_whitenings_of_one_database_share_a_spectrum() -> None:
+    database, queries = descriptors(200, 16), descriptors(30, 16, seed=1)
+    spectrum = decompose(database)
+    for dim, shrinkage in ((3, 1.0), (16, 0.5)):
+        alone = PCAWhitening(dim, shrinkage).fit(database)
+        shared = PCAWhitening(dim, shrinkage).fit_spectrum(spectrum)
+        np.testing.assert_array_equal(shared.transform(queries), alone.transform(queries))
+        assert shared.rank_ == spectrum.rank == 16
+    with pytest.raises(ValueError, match=r"dim 17 .*rank 16 of these 200 x 16"):
+        PCAWhitening(17).fit_spectrum(spectrum)
+    with pytest.raises(ValueError, match=r"\[0, 1\], got 2"):
+        PCAWhitening(3, 2).fit_spectrum(spectrum)
+    with pytest.raises(ValueError, match=r"16 dimensions has 16 values.*got \(15,\)"):
+        replace(spectrum, values=spectrum.values[1:])
+    with pytest.raises(ValueError, match=r"rank of 1 to 16, got .* 0"):
+        replace(spectrum, rank=0)
+
+
+def test_a_memory_map_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "rows.npy", descriptors(3000, 64))
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    whole = PCAWhitening(8).fit(np.array(mapped)).transform(mapped)
+    monkeypatch.setattr(whiten, "_NUMBERS", 6400)  # 100 rows at a time
+    tracemalloc.start()
+    white = PCAWhitening(8).fit(mapped).transform(mapped)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(white, whole, atol=1e-5)
+    assert peak < 3000 * 64 * 4 / 1.5  # the output is an eighth of the input; a copy of the input is never made
 
 
 def test_it_is_scikit_learns_pca_with_unit_rows() -> None:
@@ -126,6 +177,14 @@ def test_bad_rows_are_refused_by_number() -> None:
         whitening.transform(bad)
     with pytest.raises(ValueError, match=r"have 3 dimensions.*fitted on 4"):
         whitening.transform(database[:, :3])
+
+
+def test_a_row_at_the_mean_has_no_direction_and_is_refused_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whiten, "_NUMBERS", 6)  # two rows at a time
+    database = np.array([[1, 0, 1], [1, 0, -1], [1, 1, 0], [1, -1, 0]], np.float32)
+    whitening = PCAWhitening(2).fit(database)
+    with pytest.raises(ValueError, match=r"row 3 is zero: it has no direction"):
+        whitening.transform([[1, 2, 3], [2, 1, 0], [1, 1, 1], [1, 0, 0]])
 
 
 def test_only_the_database_decides() -> None:

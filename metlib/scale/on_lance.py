@@ -1,0 +1,299 @@
+"""Search at scale in LanceDB: descriptors as a table on disk, `knn.Neighbours` out, exact or through an index.
+
+Exact search reads the table once, in blocks, for all queries together. The index is IVF-PQ: rows are parted by the
+nearest of some centres and kept as short codes. A query looks into a few partitions and takes the rows whose codes are
+nearest; these candidates are measured again by their true descriptors. What is missed that way, `recall` says.
+Source: Jégou et al., Product Quantization for Nearest Neighbor Search, TPAMI 2011 (IVFADC).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from metlib import knn
+from metlib.files import sync_folder
+from metlib.knn import Neighbours
+from metlib.vectors import as_rows
+
+try:
+    import lancedb
+    import pyarrow as pa
+    from lancedb.index import IvfPq
+    from lancedb.table import Table
+except ImportError as error:
+    raise ModuleNotFoundError(f"no LanceDB ({error}): it is an extra, pip install 'metlib[scale]'") from error
+
+_TABLE = "descriptors"
+_MEMORY = 2**27  # bytes of descriptors looked at together
+_BATCH = 2**23  # bytes that LanceDB is given at once: four times as many took longer to write
+_CENTRES = 256  # of a code's byte; and the rows that LanceDB's k-means wants for each partition
+_ITERATIONS = 15  # of k-means: LanceDB's own 50 took twice as long to build, for the same recall
+
+
+def write_table(descriptors: ArrayLike | str | Path, folder: str | Path) -> Path:
+    """Write descriptors as a LanceDB table with the columns `row` (int64) and `vector` (D float32); gives `folder`.
+
+    `descriptors` are unit rows (N, D): an array, a memory map, or the path of a `descriptors.npy` or of its folder.
+    They are read in blocks, so they may be larger than memory. The table appears whole or not at all, and replaces
+    the one that was there, with its index.
+    Raises ValueError for rows that are NaN, infinite, zero or not unit (to 0.001) and for a damaged file;
+    FileExistsError where `folder` holds anything but such a table; OSError where LanceDB can't write.
+    """
+    rows, folder = _as_array(descriptors), Path(folder).resolve()
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= {f"{_TABLE}.lance"}):
+        raise FileExistsError(f"{folder} holds something else than a table of descriptors: name another folder")
+    for start, block in _parts(rows):  # first, since LanceDB would hide these errors within its own
+        _refuse_not_unit(block, f"descriptors[{start}:{start + len(block)}]")
+    vector = pa.list_(pa.float32(), rows.shape[1])
+    schema = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("vector", vector, nullable=False)])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for start, block in _parts(rows):
+            values = pa.array(np.ascontiguousarray(block, np.float32).reshape(-1))
+            numbers = pa.array(np.arange(start, start + len(block), dtype=np.int64))
+            yield pa.record_batch([numbers, pa.FixedSizeListArray.from_arrays(values, type=vector)], schema=schema)
+
+    with _replacing(folder) as unfinished, _explained(folder):
+        reader = pa.RecordBatchReader.from_batches(schema, batches())
+        lancedb.connect(unfinished).create_table(_TABLE, reader)
+    return folder
+
+
+def build_index(folder: str | Path, *, partitions: int | None = None, subvectors: int | None = None) -> Path:
+    """Build, or replace, the IVF-PQ index of a table that `write_table` made; gives `folder`.
+
+    `partitions` are one for every 4,096 rows unless given, 1 to N / 256. `subvectors`, which divide D, are the bytes
+    of a row's code; by default each stands for 4 dimensions or the next fewer that divide D, a sixteenth of float32.
+    The k-means inside starts anywhere, and LanceDB takes no seed: two builds find slightly different neighbours.
+    Raises FileNotFoundError where there is no table; ValueError for fewer than 256 rows, which the exact search
+    answers at once, and for numbers that don't fit; OSError where LanceDB can't write.
+    """
+    table, n, D = _open(folder)
+    if n < _CENTRES:
+        raise ValueError(f"{folder} has {n} rows, an index needs {_CENTRES} at least: search with exact=True")
+    if partitions is None:
+        partitions = max(n // 4096, 1)
+    if subvectors is None:
+        subvectors = next(m for m in range(1, D + 1) if D % m == 0 and 4 * m >= D)
+    if not isinstance(partitions, int | np.integer) or not 1 <= partitions <= n // _CENTRES:
+        raise ValueError(
+            f"partitions must be an integer from 1 to {n // _CENTRES}, one for {_CENTRES} of the {n} rows, "
+            f"got {partitions!r}"
+        )
+    if not isinstance(subvectors, int | np.integer) or subvectors < 1 or D % subvectors:
+        raise ValueError(f"subvectors must be an integer that divides {D} dimensions, got {subvectors!r}")
+    with _explained(folder):
+        # Of unit rows, cosine orders as the inner product does. LanceDB's "dot" parts them worse.
+        config = IvfPq(
+            distance_type="cosine",
+            num_partitions=int(partitions),
+            num_sub_vectors=int(subvectors),
+            max_iterations=_ITERATIONS,
+        )
+        table.create_index("vector", config=config)
+        # An index before this one, or half of one. (LanceDB's optimize would do it, and join small partitions.)
+        kept = {index.index_uuid for index in table.list_indices()}
+    for index in (Path(folder) / f"{_TABLE}.lance" / "_indices").iterdir():
+        if index.name not in kept:
+            shutil.rmtree(index)
+    return Path(folder)
+
+
+def search(
+    folder: str | Path, queries: ArrayLike, k: int, *, exact: bool = False, probes: int = 32, refine: int = 8
+) -> Neighbours:
+    """Find the k rows of a table of largest inner product with each of `queries` (Q, D), as `knn.search` would.
+
+    With `exact`, they are what `knn.search` finds. Otherwise the index is asked: of the `probes` partitions nearest to
+    a query, the k·`refine` rows of the nearest codes are measured again, and the k best of these are given. More of
+    both find more and take longer. Similarities are true inner products either way, summed in float64 and rounded to
+    float32; ties come in row order; indices are the rows of the descriptors written.
+    Ask many queries at once: the exact search reads the table once for all of them. Measured on a million clustered
+    rows of 128 dimensions, k 50: the defaults found 0.975 of the exact neighbours, 8 probes and refine 4 found 0.84;
+    one query was answered some 30 times sooner than exactly, a thousand at once no sooner.
+    Raises FileNotFoundError where there is no table; ValueError where there is no index, for NaN, infinite or zero
+    queries, other D, k outside 1..N, and probes or refine below 1; OSError where LanceDB can't read.
+    """
+    table, n, D = _open(folder)
+    queries = as_rows(queries, "query descriptors")
+    if queries.shape[1] != D:
+        raise ValueError(f"queries have {queries.shape[1]} dimensions, the table {D}: describe both alike")
+    if not isinstance(k, int | np.integer) or not 1 <= k <= n:
+        raise ValueError(f"k must be an integer from 1 to the {n} rows of the table, got {k!r}")
+    for name, value in (("probes", probes), ("refine", refine)):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} must be an integer, 1 or more, got {value!r}")
+    with _explained(folder):
+        if exact:
+            return _scan(table, queries, int(k))
+        if not table.list_indices():
+            raise ValueError(f"{folder} has no index: build_index makes it, or search with exact=True")
+        wanted = min(int(k * refine), n)
+        step = max(_MEMORY // (4 * D * wanted), 1)
+        parts = [
+            _probe(table, queries[start : start + step], int(k), wanted, int(probes))
+            for start in range(0, len(queries), step)
+        ]
+    return Neighbours(
+        np.concatenate([part.similarities for part in parts]), np.concatenate([part.indices for part in parts])
+    )
+
+
+def recall(found: Neighbours, exact: Neighbours) -> float:
+    """The share of the exact k nearest that were found, 0 to 1, a mean over queries; both of one shape (Q, k).
+
+    A row as similar as the exact k-th counts: which of equal rows is among the k is only a matter of order.
+    Raises ValueError for other shapes.
+    """
+    if found.indices.shape != exact.indices.shape:
+        raise ValueError(
+            f"found is {found.indices.shape}, exact {exact.indices.shape}: search both for the same queries and k"
+        )
+    return float((found.similarities >= exact.similarities[:, -1:]).mean())
+
+
+def _scan(table: Table, queries: NDArray[np.float32], k: int) -> Neighbours:
+    """The k nearest of every row: each block's own k nearest, and the best of these."""
+    similarities, indices = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    step = max(_MEMORY // (4 * queries.shape[1]), 1)
+    for start in range(0, table.count_rows(), step):
+        read = table.search().select(["row", "vector"]).offset(start).limit(step).to_arrow()
+        near = knn.search(_vectors(read, np.arange(start, start + len(read))), queries, min(k, len(read)))
+        similarities = np.hstack([similarities, near.similarities])
+        indices = np.hstack([indices, near.indices + start])
+        best = np.argsort(-similarities, axis=1, kind="stable")[:, :k]  # stable: of equal ones, earlier rows first
+        similarities = np.take_along_axis(similarities, best, axis=1)
+        indices = np.take_along_axis(indices, best, axis=1)
+    return Neighbours(similarities, indices)
+
+
+def _probe(table: Table, queries: NDArray[np.float32], k: int, wanted: int, probes: int) -> Neighbours:
+    """The k nearest of the candidates that the index names, by their true inner products."""
+    asked, rows = _candidates(table, queries, wanted, probes)
+    short = np.flatnonzero(np.bincount(asked, minlength=len(queries)) < k)
+    if len(short):  # small partitions: these queries look into all of them
+        again, more = _candidates(table, queries[short], wanted, table.count_rows())
+        keep = ~np.isin(asked, short)
+        asked, rows = np.concatenate([asked[keep], short[again]]), np.concatenate([rows[keep], more])
+    order = np.lexsort((rows, asked))
+    distinct, places = np.unique(rows[order], return_inverse=True)  # many queries share candidates: read them once
+    vectors = _vectors(table.take_offsets(distinct.tolist()).select(["row", "vector"]).to_arrow(), distinct)
+    similarities, indices = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    ends = np.cumsum(np.bincount(asked, minlength=len(queries)))
+    for query, own in enumerate(np.split(places, ends[:-1])):
+        # (C,), as knn.search measures them
+        true = np.einsum("cd,d->c", vectors[own].astype(np.float64), queries[query].astype(np.float64))
+        exact = true.astype(np.float32)
+        best = np.argsort(-exact, kind="stable")[:k]
+        similarities[query], indices[query] = exact[best], distinct[own[best]]
+    return Neighbours(similarities, indices)
+
+
+def _candidates(
+    table: Table, queries: NDArray[np.float32], wanted: int, probes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of nearest codes among the partitions probed: which query each is for, and its number; both (C,)."""
+    # LanceDB's own refine_factor reads the vectors for one query after the other, which takes several times longer.
+    asking: Any = table.search(queries)
+    asking = asking.distance_type("cosine").nprobes(probes).limit(wanted)
+    found = asking.select(["row", "_distance"]).to_arrow()
+    alone = len(queries) == 1  # then LanceDB doesn't number it
+    asked = np.zeros(len(found)) if alone else found["query_index"].to_numpy()
+    return asked.astype(np.int64), found["row"].to_numpy()
+
+
+def _vectors(read: pa.Table, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The descriptors (n, D) in what was read, which must be these rows (n,) in this order."""
+    if not np.array_equal(read["row"].to_numpy(), rows):
+        raise ValueError("the table's rows aren't numbered in order: something else has changed it, write_table again")
+    vector = read["vector"].combine_chunks()
+    return vector.flatten().to_numpy().reshape(-1, vector.type.list_size)
+
+
+def _open(folder: str | Path) -> tuple[Table, int, int]:
+    """A table as `write_table` makes it, with its N and D."""
+    folder = Path(folder).resolve()
+    if not (folder / f"{_TABLE}.lance").is_dir():
+        raise FileNotFoundError(f"no table of descriptors in {folder}: write_table makes it")
+    with _explained(folder):
+        table = lancedb.connect(folder).open_table(_TABLE)
+        n = table.count_rows()
+    kinds = {field.name: field.type for field in table.schema}
+    D = getattr(kinds.get("vector"), "list_size", 0)
+    if not (n and D and kinds == {"row": pa.int64(), "vector": pa.list_(pa.float32(), D)}):
+        raise ValueError(f"{folder} isn't a table of descriptors ({n} rows, {kinds}): write_table makes one")
+    return table, n, D
+
+
+def _as_array(descriptors: ArrayLike | str | Path) -> NDArray[np.floating]:
+    """Descriptors (N, D) as they are, from a file as a memory map."""
+    if isinstance(descriptors, str | Path):
+        file = Path(descriptors)
+        file = file / "descriptors.npy" if file.is_dir() else file
+        try:
+            array: NDArray[np.floating] = np.lib.format.open_memmap(file, mode="r")
+        except (ValueError, EOFError, OverflowError) as error:
+            raise ValueError(f"{file} is damaged, or no .npy of numbers ({error}): extract again") from error
+    else:
+        array = np.asarray(descriptors)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"descriptors must be (N, D) with rows as vectors and N, D > 0, got shape {array.shape}")
+    return array
+
+
+def _parts(rows: NDArray[np.floating]) -> Iterator[tuple[int, NDArray[np.floating]]]:
+    """Rows a batch at a time, each with the number of its first."""
+    step = max(_BATCH // (4 * rows.shape[1]), 1)
+    for start in range(0, len(rows), step):
+        yield start, rows[start : start + step]
+
+
+def _refuse_not_unit(block: NDArray[np.floating], name: str) -> None:
+    norms = np.linalg.norm(as_rows(block, name), axis=1)
+    far = np.flatnonzero(np.abs(norms - 1) > 1e-3)
+    if len(far):
+        raise ValueError(
+            f"{name}: row {far[0]} has norm {norms[far[0]]:.4g} ({len(far)} such rows), expected 1: "
+            "metlib.vectors.unit makes them unit"
+        )
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that takes its name only when the block ends well."""
+    unfinished, old = (folder.with_name(f".{folder.name}.{state}") for state in ("unfinished", "old"))
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        for path in unfinished.rglob("*"):
+            if path.is_file():
+                with path.open("r+b") as file:
+                    os.fsync(file.fileno())
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        unfinished.rename(folder)
+        sync_folder(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def _explained(folder: str | Path) -> Iterator[None]:
+    """LanceDB's errors, which are RuntimeErrors with places in its source, as OSErrors that say what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        full = "No space left" in str(error)
+        way_out = "free some space and run again" if full else "if the table is damaged, write_table makes it anew"
+        raise OSError(f"{folder}: LanceDB can't go on ({error}); {way_out}") from error
