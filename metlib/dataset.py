@@ -316,7 +316,8 @@ def read_size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            # Not the image's own method: a PNG's would decode the whole picture.
+            turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) >= 5
     except OSError:
         raise
     except Exception as error:

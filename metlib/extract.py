@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import islice
@@ -110,24 +110,25 @@ def extract(
         return finished
     device = device or find_device()
     refuse_missing_device(device)
-    on_cpu = torch.device(device).type == "cpu"
-    workers = workers or (4 if on_cpu else os.cpu_count() or 4)
-    most_pixels = _PIXELS["cpu" if on_cpu else "gpu"]
+    workers = workers or (4 if torch.device(device).type == "cpu" else os.cpu_count() or 4)
     plan = shards.plan(split, out, recipe, shard_size=shard_size, workers=workers, label=label)
     pending = list(plan.pending(rank, ranks))
     todo = sum(len(rows) for _, rows in pending)
     ready = prepare(embedder, device, precision, channels_last)
     with track(total=len(split), done=len(split) - todo, label=label) as bar, ThreadPoolExecutor(workers) as pool:
-        images = _decode_ahead((split.file(i) for _, rows in pending for i in rows), pool, 4 * workers)
+        images = decode_ahead((split.file(i) for _, rows in pending for i in rows), pool, 4 * workers)
         for shard, rows in pending:
-            files = [split.file(i) for i in rows]
-            # a row that stays NaN was skipped
-            array = np.full((len(rows), embedder.dim), np.nan, dtype=np.float32)
-            batches = _batches(islice(images, len(rows)), batch_size, most_pixels, on_error)
-            for places, described in _describe(ready, batches, files, device, scales, precision):
-                refuse_directionless(described, [files[place] for place in places], embedder.name)
-                array[places] = described
-                bar.update(len(places))
+            array = describe_images(
+                ready,
+                islice(images, len(rows)),
+                [split.file(i) for i in rows],
+                device=device,
+                scales=scales,
+                precision=precision,
+                batch_size=batch_size,
+                on_error=on_error,
+                seen=bar.update,
+            )
             shards.write_shard(plan, shard, array)
     return shards.join(plan, on_error)
 
@@ -142,6 +143,33 @@ def prepare(embedder: Embedder, device: str, precision: str = "float32", channel
     if channels_last is None:
         channels_last = torch.device(device).type == "cpu" or precision != "float32"
     return ready.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def describe_images(
+    embedder: Embedder,
+    images: Iterable[NDArray[np.uint8] | OSError],
+    files: Sequence[Path],
+    *,
+    device: str,
+    scales: Sequence[float] = SCALES,
+    precision: str = "float32",
+    batch_size: int | None = None,
+    on_error: str = "raise",
+    seen: Callable[[int], Any] = lambda n: None,
+) -> NDArray[np.float32]:
+    """Describe decoded images: (n, D) float32, a row of NaN where one was skipped.
+
+    `embedder` comes from `prepare`, `images` from `decode_ahead(files)`; `files` are named in errors, and `seen` is
+    told how many images each batch had. Raises as `extract` does.
+    """
+    array = np.full((len(files), embedder.dim), np.nan, dtype=np.float32)
+    most_pixels = _PIXELS["cpu" if torch.device(device).type == "cpu" else "gpu"]
+    batches = _batches(images, batch_size, most_pixels, on_error)
+    for places, described in _describe(embedder, batches, files, device, scales, precision):
+        _refuse_directionless(described, [files[place] for place in places], embedder.name)
+        array[places] = described
+        seen(len(places))
+    return array
 
 
 def multiscale(
@@ -187,7 +215,7 @@ def _describe(
         yield before[0], before[1].cpu().numpy()
 
 
-def refuse_directionless(descriptors: NDArray[np.float32], files: Sequence[Path], name: str) -> None:
+def _refuse_directionless(descriptors: NDArray[np.float32], files: Sequence[Path], name: str) -> None:
     """Raise ValueError, with the image's path, for a descriptor (of n, D) that is NaN or zero; `name` made them."""
     bad = np.flatnonzero(~(np.linalg.norm(descriptors, axis=1) > 0.5))
     if len(bad):
@@ -197,7 +225,7 @@ def refuse_directionless(descriptors: NDArray[np.float32], files: Sequence[Path]
         )
 
 
-def _decode_ahead(files: Iterable[Path], pool: ThreadPoolExecutor, ahead: int) -> Iterator[NDArray[np.uint8] | OSError]:
+def decode_ahead(files: Iterable[Path], pool: ThreadPoolExecutor, ahead: int) -> Iterator[NDArray[np.uint8] | OSError]:
     """Decode in threads, some images ahead, and give pixels (H, W, 3) in order, or why a file can't be read.
 
     Threads and not processes: Pillow decodes without the interpreter's lock, and nothing is forked or copied.

@@ -57,10 +57,10 @@ def decompose(X: ArrayLike) -> Spectrum:
         shifted[...] = part  # on its own: converted while they are subtracted, rows take twice as long
         shifted -= origin
         total += shifted.sum(axis=0)
-        products = dsyrk(1.0, shifted.T, beta=1.0, c=products, overwrite_c=True)  # the upper triangle
+        products = dsyrk(1.0, shifted.T, beta=1.0, c=products, overwrite_c=True, lower=True)  # one triangle is enough
     offset = total / n
     mean = origin + offset
-    values, vectors = np.linalg.eigh(products / n - np.outer(offset, offset), UPLO="U")
+    values, vectors = np.linalg.eigh(products / n - np.outer(offset, offset), UPLO="L")
     values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
     # Below these an eigenvalue is rounding: of the decomposition, and of descriptors stored as float32.
     energy = values.sum() + mean @ mean  # of a descriptor, on average
