@@ -92,7 +92,7 @@ def draw(path: Path) -> None:
     ax.set_xscale("log")
     ax.set_yticks(
         range(len(rows)),
-        [f"{row['step']}, {row['work'].split(',')[0]}: {row['figure']} ({row['must be']})" for row in rows],
+        [f"{row['step']}, {row['work'].split(', ')[0]}: {row['figure']} ({row['must be']})" for row in rows],
         fontsize=8,
     )
     ax.set_xlabel("times better than it must be (right of the line: reached); line: lowest to highest round")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,10 @@ def _whitening(n: int, dim: int, repeats: int) -> list[dict[str, Any]]:
     def ours() -> None:
         PCAWhitening(DIM).fit(rows).transform(rows)
 
-    base = peak_bytes()
+    tracemalloc.start()  # numpy tells it of its arrays
     ours()
-    beyond = (peak_bytes() - base) / 2**20 - 4 * n * DIM / 2**20
+    beyond = (tracemalloc.get_traced_memory()[1] - 4 * n * DIM) / 2**20
+    tracemalloc.stop()
     seconds = take_turns({"products": products, "ours": ours}, repeats)
     decomposition = take_turns({"eigh": lambda: np.linalg.eigh(np.cov(ready[:, :dim].T))}, 3)["eigh"]
     work = f"{n:,} x {dim:,} to {DIM}"

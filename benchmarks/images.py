@@ -45,7 +45,7 @@ def photographs(folder: Path, n: int, shapes: int) -> Split:
 
 def eager(embedder: Embedder, pixels: NDArray[np.uint8], device: str = "cpu") -> torch.Tensor:
     """The published way: one image, one scale after the other, plain PyTorch; (1, D)."""
-    image = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float().div(255).contiguous()
+    image = torch.tensor(pixels, device=device).permute(2, 0, 1)[None].float().div(255).contiguous()
     total = torch.zeros(1, embedder.dim, device=device)
     with torch.inference_mode():
         for scale in SCALES:

@@ -224,6 +224,10 @@ def write_figures_readme(ran: Sequence[Ran], folder: Path) -> Path | None:
         lines += [""]
     if (folder / LEDGER).is_file():
         lines += [f"## {LEDGER}", "", "The ledger: one row a run and split, in percent, with all that it depended on."]
+        lines += [""]
+    if (folder / "benchmarks.png").is_file():
+        lines += ["## benchmarks.png", "", "![How fast it is, by figure.](benchmarks.png)", ""]
+        lines += ["Written by `make bench`; numbers: [benchmarks.csv](benchmarks.csv)."]
     with replacing(folder / "README.md", "w") as file:
         file.write("\n".join(lines).rstrip("\n") + "\n")
     return folder / "README.md"
