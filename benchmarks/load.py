@@ -43,8 +43,9 @@ def river(folder: Path) -> list[dict[str, Any]]:
 
     lines: list[dict[str, Any]] = []
     root, work = folder / f"museum-{EXHIBITS}", f"{EXHIBITS:,} exhibits at {SIDE} px"
-    with _timed(lines, "paint", work):
-        synthetic.write_museum(root, n_exhibits=EXHIBITS, size=SIDE, workers=2)
+    if not root.exists():
+        with _timed(lines, "paint", work):
+            synthetic.write_museum(root, n_exhibits=EXHIBITS, size=SIDE, workers=2)
     museum = dataset.load(root)
     images = sum(len(split) for split, _ in museum.splits())
     with _timed(lines, "describe", f"{images:,} images, embedded, three scales"):
