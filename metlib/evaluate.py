@@ -31,7 +31,7 @@ from metlib.descriptors import Described
 from metlib.files import replacing
 from metlib.knn import Neighbours, Predictions, classify, search
 from metlib.tune import KS, TAUS, DimTuning, Tuning
-from metlib.whiten import PCAWhitening
+from metlib.whiten import PCAWhitening, decompose
 
 RELEASED_TOOL = (
     "The authors' released tool tunes only tau, at k = 1, because its --k defaults to 1; its published figures came "
@@ -122,14 +122,15 @@ def measure(
     taus = taus if tau is None else (tau,)
     seconds: dict[str, float] = {}
 
-    dims = None
+    dims = spectrum = None
     if whitening == "auto":
         with _timed(seconds, "choose dim"):
-            whitening, dims = _choose_dim(described, shrinkage)
+            spectrum = decompose(described.database)
+            whitening, dims = _choose_dim(described, spectrum.rank, shrinkage)
     rows: dict[str, NDArray[np.float32]] = {name: getattr(described, name) for _, name in museum.splits()}
     if whitening != "raw":
         with _timed(seconds, "whiten"):
-            fitted = PCAWhitening(int(whitening), shrinkage).fit(described.database)
+            fitted = PCAWhitening(int(whitening), shrinkage).fit_spectrum(spectrum or decompose(described.database))
             rows = {name: fitted.transform(raw) for name, raw in rows.items()}
     with _timed(seconds, "search"):
         neighbours = {name: search(rows["database"], rows[name], max(ks), device=device) for name in truth}
@@ -156,12 +157,12 @@ def measure(
     )
 
 
-def _choose_dim(described: Described, shrinkage: float) -> tuple[int, DimTuning | None]:
+def _choose_dim(described: Described, rank: int, shrinkage: float) -> tuple[int, DimTuning | None]:
     """The dimension to keep, and what was tried on val, where there was a choice."""
     database, museum = described.database, described.museum
     candidates = tune.candidate_dims(*database.shape)
     if len(candidates) == 1:  # channels that never fire lower the rank
-        return min(candidates[0], PCAWhitening(1, shrinkage).fit(database).rank_), None
+        return min(candidates[0], rank), None
     dims = tune.choose_dim(database, museum.database.labels, described.val, museum.val.labels, shrinkage=shrinkage)
     return dims.dim, dims
 

@@ -98,11 +98,7 @@ def extract(
     number of bytes of up to 2,000 of them is compared, where they still exist).
     Raises RuntimeError, with an image's path, where the network can't take such images.
     """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-    for name, value in (("batch_size", batch_size), ("shard_size", shard_size), ("workers", workers)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value!r}")
+    refuse_bad_options(on_error, batch_size=batch_size, shard_size=shard_size, workers=workers)
     if not 0 <= rank < ranks:
         raise ValueError(f"rank must be from 0 to ranks - 1, got rank {rank!r} of {ranks!r}")
     recipe, out = make_recipe(split, embedder, scales, precision), Path(out)
@@ -131,6 +127,15 @@ def extract(
             )
             shards.write_shard(plan, shard, array)
     return shards.join(plan, on_error)
+
+
+def refuse_bad_options(on_error: str, **counts: int | None) -> None:
+    """Raise ValueError for an `on_error` other than "raise" and "skip", and for a count below 1; None is no count."""
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value!r}")
 
 
 def prepare(embedder: Embedder, device: str, precision: str = "float32", channels_last: bool | None = None) -> Embedder:
@@ -322,17 +327,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m metlib.extract",
         description="Describe all images of a museum. Under torchrun every process takes a share of the shards.",
     )
-    parser.add_argument("museum", help="folder in the Met layout")
-    parser.add_argument("backbone", help="a recipe, a timm name or a checkpoint")
-    parser.add_argument("--database", default="full", choices=list(dataset.DATABASES))
-    parser.add_argument("--work", default="work", help="folder for descriptors (default: work)")
-    parser.add_argument("--scales", nargs="+", type=float, default=SCALES, metavar="SCALE", help="default: 1 0.707 0.5")
-    parser.add_argument("--precision", default="float32", choices=list(PRECISIONS))
+    add_arguments(parser)
     parser.add_argument("--device", help="cuda, mps or cpu (default: the fastest that is here)")
-    parser.add_argument("--batch-size", type=int, help="images of one shape at once (default: by their pixels)")
     parser.add_argument("--workers", type=int, help="threads that decode (default: 4; beside a GPU one a core)")
-    parser.add_argument("--shard-size", type=int, default=SHARD, help=f"images in a shard (default: {SHARD})")
-    parser.add_argument("--on-error", default="raise", choices=("raise", "skip"), help="images that can't be read")
     chosen = parser.parse_args(arguments)
     device = chosen.device or find_device()
     try:
@@ -363,6 +360,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every command line that describes a museum asks for."""
+    parser.add_argument("museum", help="folder in the Met layout")
+    parser.add_argument("backbone", help="a recipe, a timm name or a checkpoint")
+    parser.add_argument("--database", default="full", choices=list(dataset.DATABASES))
+    parser.add_argument("--work", default="work", help="folder for descriptors (default: work)")
+    parser.add_argument("--scales", nargs="+", type=float, default=SCALES, metavar="SCALE", help="default: 1 0.707 0.5")
+    parser.add_argument("--precision", default="float32", choices=list(PRECISIONS))
+    parser.add_argument("--batch-size", type=int, help="images of one shape at once (default: by their pixels)")
+    parser.add_argument("--shard-size", type=int, default=SHARD, help=f"images in a shard (default: {SHARD})")
+    parser.add_argument("--on-error", default="raise", choices=("raise", "skip"), help="images that can't be read")
 
 
 def _read_number(variable: str, otherwise: int) -> int:

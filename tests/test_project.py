@@ -62,8 +62,8 @@ IMPORTS = {
     "train/__init__": set(),
     "train/augment": {"dataset"},
     "train/loop": {
-        *("backbone", "dataset", "descriptors", "extract", "files", "knn", "metrics", "progress", "tune", "whiten"),
-        "train/augment",
+        *("backbone", "dataset", "descriptors", "device", "extract", "files", "knn", "metrics", "progress", "tune"),
+        *("train/augment", "whiten"),
     },
     "train/contrastive": {"backbone", "dataset", "knn", "train/loop"},
     "train/simsiam": {"backbone", "dataset", "train/loop"},

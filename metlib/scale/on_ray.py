@@ -82,11 +82,7 @@ def extract(
     Raises ValueError where no node of the cluster has those cores or GPUs, RuntimeError for a shard that ended its
     worker three times, and where Ray itself fails.
     """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-    for name, value in (("batch_size", batch_size), ("shard_size", shard_size), ("workers", workers), ("cpus", cpus)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value!r}")
+    local.refuse_bad_options(on_error, batch_size=batch_size, shard_size=shard_size, workers=workers, cpus=cpus)
     if not gpus >= 0:
         raise ValueError(f"gpus must be 0 or more, got {gpus!r}")
     split, out = _at(split, images), Path(out)
@@ -342,22 +338,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m metlib.scale.on_ray", description="Describe all images of a museum on a Ray cluster."
     )
-    parser.add_argument("museum", help="folder in the Met layout")
-    parser.add_argument("backbone", help="a recipe, a timm name or a checkpoint")
+    local.add_arguments(parser)
     parser.add_argument("--address", help="of the cluster, such as auto (default: one that is here, or a new one)")
     parser.add_argument("--images", help="address of the images, such as s3://... (default: those of the museum)")
     parser.add_argument("--workers", type=int, default=2, help="processes that describe, at most (default: 2)")
     parser.add_argument("--cpus", type=int, default=1, help="cores of a worker (default: 1)")
     parser.add_argument("--gpus", type=float, default=0, help="GPUs of a worker, such as 1 or 0.5 (default: 0)")
-    parser.add_argument("--database", default="full", choices=list(dataset.DATABASES))
-    parser.add_argument("--work", default="work", help="folder for descriptors (default: work)")
-    parser.add_argument(
-        "--scales", nargs="+", type=float, default=local.SCALES, metavar="SCALE", help="default: 1 0.707 0.5"
-    )
-    parser.add_argument("--precision", default="float32", choices=list(local.PRECISIONS))
-    parser.add_argument("--batch-size", type=int, help="images of one shape at once (default: by their pixels)")
-    parser.add_argument("--shard-size", type=int, default=shards.SHARD, help=f"(default: {shards.SHARD})")
-    parser.add_argument("--on-error", default="raise", choices=("raise", "skip"), help="images that can't be read")
     chosen = vars(parser.parse_args(arguments))
     try:
         museum = dataset.load(dataset.find(chosen.pop("museum")), chosen.pop("database"))

@@ -40,6 +40,7 @@ from metlib import backbone, extract, metrics, tune
 from metlib.backbone import Embedder
 from metlib.dataset import Museum, Split
 from metlib.descriptors import list_sha256
+from metlib.device import refuse_missing_device
 from metlib.files import replacing
 from metlib.knn import classify, search
 from metlib.progress import track
@@ -301,10 +302,7 @@ def _team(settings: Settings) -> Iterator[_Team]:
     world, local = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("LOCAL_RANK", "0")
     name = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(f"cuda:{local}" if name == "cuda" and world > 1 else name)
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} can't be used here ({str(error).splitlines()[0]})") from error
+    refuse_missing_device(str(device))
     if world == 1:
         yield _Team(0, 1, device)
         return
