@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import itemgetter
@@ -259,12 +259,17 @@ def _row_by_row(
             raise BadGroundTruth(f"{path}, row {number}: {key} must be an integer of 0 or more, got {_short(label)}")
     paths: list[str] = [row["path"] for row in rows]
     if paths and (any("\n" in name for name in paths) or _LEAVES_ROOT.search("\n".join(paths))):
-        number = next(i for i, name in enumerate(paths) if "\n" in name or _LEAVES_ROOT.search(name))
+        number = next(i for i, name in enumerate(paths) if leaves_root(name))
         raise BadGroundTruth(
             f"{path}, row {number}: path {_short(paths[number])} leaves the image root {images} or isn't "
             "plain; expected a relative path with forward slashes, such as MET/52/0.jpg"
         )
     return np.array(paths, dtype=np.str_), np.array(labels, dtype=np.int64)
+
+
+def leaves_root(path: str) -> bool:
+    """Say whether a path from outside may leave its root: it is absolute, has `..`, or isn't plain with slashes."""
+    return "\n" in path or _LEAVES_ROOT.search(path) is not None
 
 
 def _twin(paths: NDArray[np.str_]) -> str | None:
@@ -327,10 +332,15 @@ def read_size(path: str | Path) -> tuple[int, int]:
 
 def verify(museum: Museum, workers: int = 8) -> list[Problem]:
     """Decode every image of a museum and name those that are missing, empty, truncated or undecodable."""
-    files = {split.file(i): None for split, _ in museum.splits() for i in range(len(split))}
+    return verify_files((split.file(i) for split, _ in museum.splits() for i in range(len(split))), workers)
+
+
+def verify_files(files: Iterable[Path], workers: int = 8) -> list[Problem]:
+    """Decode image files, each once, and name those that are missing, empty, truncated or undecodable."""
+    once = dict.fromkeys(files)
     with ThreadPoolExecutor(workers) as pool:
-        reasons = pool.map(_reason, files)
-        return [Problem(path, reason) for path, reason in zip(files, reasons, strict=True) if reason]
+        reasons = pool.map(_reason, once)
+        return [Problem(path, reason) for path, reason in zip(once, reasons, strict=True) if reason]
 
 
 def _reason(path: Path) -> str:

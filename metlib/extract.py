@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -52,6 +52,14 @@ _PIXELS = {"cpu": 400_000, "gpu": 8_000_000}
 _MOST = 64  # images of a batch
 
 
+class Reader(Protocol):
+    """Something that gives an image's pixels (H, W, 3) uint8 instead of its file; `name` says how they are made."""
+
+    @property
+    def name(self) -> str: ...
+    def __call__(self, path: Path, /) -> NDArray[np.uint8]: ...
+
+
 def describe(museum: Museum, embedder: Embedder, work_dir: str | Path, **options: Any) -> Described:
     """Extract all three splits of a museum under `work_dir`, or read what is finished there; options as for `extract`.
 
@@ -80,6 +88,7 @@ def extract(
     rank: int = 0,
     ranks: int = 1,
     label: str = "images",
+    reader: Reader | None = None,
 ) -> Path:
     """Describe every image of a split and give the path of `descriptors.npy`, in the folder `out`.
 
@@ -92,6 +101,7 @@ def extract(
     Shards of `shard_size` images are written whole; a run that was killed resumes after the last one, and a finished
     folder is returned at once. An image that can't be read raises OSError with its path; with `on_error="skip"` it is
     listed under `skipped` in `recipe.json` and leaves its row out of descriptors and labels.
+    Where a `reader` is given, pixels come from it instead of from the files, and its name is part of the recipe.
     Of several `ranks` that run at the same time for one `out`, each describes its share; the last to finish joins all,
     and until then the file isn't there. Otherwise one run at a time for one `out`.
     Raises ValueError where `out` holds another recipe, or images that changed since (in a finished folder, the
@@ -101,7 +111,7 @@ def extract(
     refuse_bad_options(on_error, batch_size=batch_size, shard_size=shard_size, workers=workers)
     if not 0 <= rank < ranks:
         raise ValueError(f"rank must be from 0 to ranks - 1, got rank {rank!r} of {ranks!r}")
-    recipe, out = make_recipe(split, embedder, scales, precision), Path(out)
+    recipe, out = make_recipe(split, embedder, scales, precision, reader.name if reader else None), Path(out)
     if finished := shards.find_finished(split, out, recipe, on_error):
         return finished
     device = device or find_device()
@@ -112,7 +122,8 @@ def extract(
     todo = sum(len(rows) for _, rows in pending)
     ready = prepare(embedder, device, precision, channels_last)
     with track(total=len(split), done=len(split) - todo, label=label) as bar, ThreadPoolExecutor(workers) as pool:
-        images = decode_ahead((split.file(i) for _, rows in pending for i in rows), pool, 4 * workers)
+        files = (split.file(i) for _, rows in pending for i in rows)
+        images = decode_ahead(files, pool, 4 * workers, reader)
         for shard, rows in pending:
             array = describe_images(
                 ready,
@@ -230,7 +241,12 @@ def _refuse_directionless(descriptors: NDArray[np.float32], files: Sequence[Path
         )
 
 
-def decode_ahead(files: Iterable[Path], pool: ThreadPoolExecutor, ahead: int) -> Iterator[NDArray[np.uint8] | OSError]:
+def decode_ahead(
+    files: Iterable[Path],
+    pool: ThreadPoolExecutor,
+    ahead: int,
+    read: Callable[[Path], NDArray[np.uint8]] | None = None,
+) -> Iterator[NDArray[np.uint8] | OSError]:
     """Decode in threads, some images ahead, and give pixels (H, W, 3) in order, or why a file can't be read.
 
     Threads and not processes: Pillow decodes without the interpreter's lock, and nothing is forked or copied.
@@ -238,7 +254,7 @@ def decode_ahead(files: Iterable[Path], pool: ThreadPoolExecutor, ahead: int) ->
     waiting: deque[Future[NDArray[np.uint8]]] = deque()
     todo = iter(files)
     while True:
-        waiting.extend(pool.submit(read_pixels, file) for file in islice(todo, ahead - len(waiting)))
+        waiting.extend(pool.submit(read or read_pixels, file) for file in islice(todo, ahead - len(waiting)))
         if not waiting:
             return
         try:
@@ -284,10 +300,15 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def make_recipe(
-    split: Split, embedder: Embedder, scales: Sequence[float] = SCALES, precision: str = "float32"
+    split: Split,
+    embedder: Embedder,
+    scales: Sequence[float] = SCALES,
+    precision: str = "float32",
+    pixels: str | None = None,
 ) -> dict[str, Any]:
     """Say what makes these descriptors: first what must be the same to resume, then what is good to know.
 
+    `pixels` is how they were made where they aren't those of the files (`Reader.name`).
     Raises ValueError for a split without images, scales that aren't positive numbers, an unknown precision.
     """
     if isinstance(scales, str | float | int):
@@ -306,6 +327,7 @@ def make_recipe(
         "images": len(split),
         "images_sha256": list_sha256(split),
         "precision": precision,
+        "pixels": pixels,
         "backbone": embedder.name,
         "skipped": [],
         "versions": {"metlib": __version__, "python": platform.python_version()}

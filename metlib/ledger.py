@@ -1,6 +1,7 @@
-"""The ledger of results, and the published numbers with the protocol of each: what may stand beside what.
+"""The ledgers of results, and the published numbers with the protocol of each: what may stand beside what.
 
-`figures/results.csv` has one row a run and split, in percent. A run that is repeated takes the place of its row, so
+`figures/results.csv` has one row a run and split, in percent; `figures/attributes.csv` one row a labelled collection,
+attribute and way to learn it. A run that is repeated takes the place of its row, so
 the file shows in git only what changed. The published numbers are `metlib/published/results.csv`, in percent as
 printed; what each was scored and tuned on is part of it, because two numbers of different protocols don't compare.
 """
@@ -13,6 +14,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +32,48 @@ COLUMNS = (
     *("split", "tuned_on", "k", "tau", "queries", "positives", *_SCORES, "seed", "note"),
 )
 """The ledger's columns: whose data, what described them, how k and tau came about, and what was scored (percent)."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a ledger's columns are: all of them, the whole numbers, other numbers, percentages, and a run's identity."""
+
+    columns: tuple[str, ...]
+    integers: tuple[str, ...]
+    numbers: tuple[str, ...]
+    percentages: tuple[str, ...]
+    identity: tuple[str, ...]
+
+
+RETRIEVAL = Form(
+    columns=COLUMNS,
+    integers=("images", "k", "queries", "positives", "seed"),
+    numbers=("tau",),
+    percentages=_SCORES,
+    identity=(
+        *("museum", "lists", "database", "split", "network", "weights", "scales", "whitening", "tuned_on"),
+        *("k", "tau", "seed"),
+    ),
+)
+"""The ledger of the study's protocol: GAP, GAP⁻ and ACC."""
+
+_ACCURACIES = ("accuracy", "accuracy_low", "accuracy_high", "seed_std", "majority")
+
+ATTRIBUTES = Form(
+    columns=(
+        *("date", "collection", "attribute", "labels", "classes", "train", "test", "network", "weights", "method"),
+        *("pixels", "seeds", *_ACCURACIES, "note"),
+    ),
+    integers=("classes", "train", "test", "pixels", "seeds"),
+    numbers=(),
+    percentages=_ACCURACIES,
+    identity=("collection", "attribute", "labels", "network", "weights", "method", "pixels", "seeds"),
+)
+"""The ledger of labelled collections: test accuracy of an attribute, beside always naming the largest class.
+
+`labels` names images, splits and labels by hash; `train` and `test` count labelled images, `pixels` is the side of
+the square whose area images were brought to, `seed_std` the standard deviation over training seeds.
+"""
 
 SOURCES = {
     "met2021": (
@@ -55,12 +99,6 @@ _MET_VAL = "ad83c9d1037be3361a02710e150b2a8469e7922548bff57c8432495d72ccc890"
 _MET_TEST = "a82810e7b38298dcb8d28c682c0a6cc7a6e61b4f0fbefac184662243da6b5cf4"
 _MET_MINI = "e32f60b9834ae306acfce51763d2c7b682e2a90795afcf54f7dfd6343241c571"
 _MET_FULL_IMAGES = 397_121
-
-_INTEGERS = ("images", "k", "queries", "positives", "seed")
-_IDENTITY = (
-    *("museum", "lists", "database", "split", "network", "weights", "scales", "whitening", "tuned_on"),
-    *("k", "tau", "seed"),
-)
 
 
 class Tuned(Protocol):
@@ -144,38 +182,41 @@ def rows_of(
     return rows
 
 
-def append(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+def append(path: str | Path, rows: Iterable[Mapping[str, Any]], form: Form = RETRIEVAL) -> Path:
     """Write rows into the ledger at `path`, each in the place of the row of the same run, and give the path.
 
-    The same run is: the same museum and lists, database, network and weights, scales, whitening, split, tuning and
-    seed; k or tau belong to it where they were given, not where they were tuned. Where all its numbers are the same,
-    its date stays: a repeated run leaves the file as it is, to the byte. Rows are sorted by these names.
+    The same run agrees in the identity of the form. For the study's protocol these are: museum and lists, database,
+    network and weights, scales, whitening, split, tuning and seed; k or tau belong to it where they were given, not
+    where they were tuned. Where all its numbers are the same, its date stays: a repeated run leaves the file as it is,
+    to the byte. Rows are sorted by these names.
     Raises ValueError for a damaged ledger, another CSV file, and rows that don't have the columns; the file then
     stays as it was.
     """
     path = Path(path)
-    ledger = {_identity(line): line for line in (_load(path) if path.exists() else [])}
+    ledger = {_identity(line, form): line for line in (_load(path, form) if path.exists() else [])}
     for row in rows:
-        line = _as_text(row)
-        _check(line, f"the row of {line['network']} on {line['split']}", "make it with ledger.rows_of")
-        old = ledger.get(_identity(line))
-        if old and all(line[column] == old[column] for column in COLUMNS if column not in ("date", "note")):
+        line = _as_text(row, form)
+        where = line.get("split") or line["attribute"]
+        _check(line, f"the row of {line['network']} on {where}", "make it with ledger.rows_of", form)
+        old = ledger.get(_identity(line, form))
+        if old and all(line[column] == old[column] for column in form.columns if column not in ("date", "note")):
             line["date"] = old["date"]
-        ledger[_identity(line)] = line
+        ledger[_identity(line, form)] = line
     with replacing(path, "w") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, form.columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(ledger[key] for key in sorted(ledger, key=_naturally))
     return path
 
 
-def read(path: str | Path) -> pd.DataFrame:
-    """Read a ledger as a DataFrame of `COLUMNS`, scores in percent; errors as for `append`."""
+def read(path: str | Path, form: Form = RETRIEVAL) -> pd.DataFrame:
+    """Read a ledger as a DataFrame of its form's columns, scores in percent; errors as for `append`."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no ledger {path}: the first `ledger.append` makes it")
-    types: dict[str, Any] = dict.fromkeys(_INTEGERS, "int64") | dict.fromkeys(("tau", *_SCORES), "float64")
-    return pd.DataFrame(_load(path), columns=list(COLUMNS)).astype(types)
+    types: dict[str, Any] = dict.fromkeys(form.integers, "int64")
+    types |= dict.fromkeys((*form.numbers, *form.percentages), "float64")
+    return pd.DataFrame(_load(path, form), columns=list(form.columns)).astype(types)
 
 
 def published() -> pd.DataFrame:
@@ -305,27 +346,27 @@ def _iso(date: str) -> str:
         raise ValueError(f"date {date!r}: expected an ISO date such as 2024-05-17") from None
 
 
-def _as_text(row: Mapping[str, Any]) -> dict[str, str]:
+def _as_text(row: Mapping[str, Any], form: Form) -> dict[str, str]:
     """A row as its line is written: texts on one line, tau short, scores with two decimals."""
-    if set(row) != set(COLUMNS):
-        wrong = ", ".join(sorted(map(str, set(row) ^ set(COLUMNS))))
+    if set(row) != set(form.columns):
+        wrong = ", ".join(sorted(map(str, set(row) ^ set(form.columns))))
         raise ValueError(f"a row of the ledger lacks, or has too much: {wrong}; make it with ledger.rows_of")
-    form = dict.fromkeys(_SCORES, ".2f") | {"tau": "g"}
+    digits = dict.fromkeys(form.percentages, ".2f") | dict.fromkeys(form.numbers, "g")
     return {
-        column: format(row[column], form[column]) if column in form else " ".join(str(row[column]).split())
-        for column in COLUMNS
+        column: format(row[column], digits[column]) if column in digits else " ".join(str(row[column]).split())
+        for column in form.columns
     }
 
 
-def _check(line: Mapping[str, str], where: str, way_out: str) -> None:
+def _check(line: Mapping[str, str], where: str, way_out: str, form: Form) -> None:
     """Refuse a line whose numbers aren't, or whose scores aren't percentages."""
-    for column in (*_INTEGERS, "tau", *_SCORES):
+    for column in (*form.integers, *form.numbers, *form.percentages):
         try:
-            value = int(line[column]) if column in _INTEGERS else float(line[column])
+            value = int(line[column]) if column in form.integers else float(line[column])
         except ValueError:
             value = math.nan
-        if not (0 <= value <= 100 if column in _SCORES else 0 <= value < math.inf):
-            expected = "a percentage" if column in _SCORES else "a number of 0 or more"
+        if not (0 <= value <= 100 if column in form.percentages else 0 <= value < math.inf):
+            expected = "a percentage" if column in form.percentages else "a number of 0 or more"
             raise ValueError(f"{where}: {column} is {line[column]!r}, expected {expected}; {way_out}")
     try:
         _iso(line["date"])
@@ -333,7 +374,7 @@ def _check(line: Mapping[str, str], where: str, way_out: str) -> None:
         raise ValueError(f"{where}: {error}; {way_out}") from None
 
 
-def _load(path: Path) -> list[dict[str, str]]:
+def _load(path: Path, form: Form) -> list[dict[str, str]]:
     """Read a ledger's lines as text, every one checked."""
     way_out = "mend it, bring the file back from git, or move it away and run again"
     lines: dict[tuple[str, ...], dict[str, str]] = {}
@@ -341,26 +382,27 @@ def _load(path: Path) -> list[dict[str, str]]:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
-            if header != list(COLUMNS):
+            if header != list(form.columns):
                 raise ValueError(f"its first line names the columns {', '.join(header)[:80] or 'nothing'}")
             for values in reader:
                 where = f"line {reader.line_num}"
-                if len(values) != len(COLUMNS):
-                    raise ValueError(f"{where} has {len(values)} values, expected {len(COLUMNS)}")
-                line = dict(zip(COLUMNS, values, strict=True))
-                _check(line, where, "it was edited, or merged, by hand")
-                if _identity(line) in lines:
+                if len(values) != len(form.columns):
+                    raise ValueError(f"{where} has {len(values)} values, expected {len(form.columns)}")
+                line = dict(zip(form.columns, values, strict=True))
+                _check(line, where, "it was edited, or merged, by hand", form)
+                if _identity(line, form) in lines:
                     raise ValueError(f"{where} is of the same run as a line above")
-                lines[_identity(line)] = line
+                lines[_identity(line, form)] = line
     except (ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
         raise ValueError(f"{path} is no ledger of results, or damaged: {error}; {way_out}") from None
     return list(lines.values())
 
 
-def _identity(line: Mapping[str, str]) -> tuple[str, ...]:
+def _identity(line: Mapping[str, str], form: Form) -> tuple[str, ...]:
     """What a run is known by; k and tau only where they were given, not where val chose them."""
-    chosen = re.findall(r"\b(k|tau)\b", "k tau" if line["tuned_on"] == "val" else line["tuned_on"])
-    return tuple("" if column in chosen else line[column] for column in _IDENTITY)
+    tuned_on = line.get("tuned_on", "")
+    chosen = re.findall(r"\b(k|tau)\b", "k tau" if tuned_on == "val" else tuned_on)
+    return tuple("" if column in chosen else line[column] for column in form.identity)
 
 
 def _naturally(key: tuple[str, ...]) -> list[list[Any]]:

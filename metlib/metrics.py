@@ -140,6 +140,28 @@ def summary(
     return row
 
 
+def summarise_accuracy(correct: ArrayLike, n_resamples: int = 1000, seed: int = 0) -> dict[str, float]:
+    """Average the accuracy of S trained networks on the same n images, with a 95 % interval, as fractions.
+
+    `correct` (S, n) bool, a row for each training seed. Images are resampled, and among several networks those too, so
+    the interval covers the draw of both. Keys: `images`, `seeds`, `accuracy`, `accuracy_low`, `accuracy_high`, and
+    `seed_std`, the standard deviation over networks (0 for one). Raises ValueError for another shape or no images.
+    """
+    right = np.asarray(correct, dtype=np.float64)
+    if right.ndim != 2 or not right.size:
+        raise ValueError(f"correct must be (S, n), a row a network and a column an image, got {right.shape}")
+    rng, (s, n) = np.random.default_rng(seed), right.shape
+    means = np.empty(n_resamples)
+    for draw in range(n_resamples):
+        networks = rng.integers(s, size=s)
+        means[draw] = right[networks][:, rng.integers(n, size=n)].mean()
+    low, high = np.quantile(means, (0.025, 0.975))
+    of_each = right.mean(axis=1)
+    row: dict[str, float] = {"images": n, "seeds": s, "accuracy": float(right.mean())}
+    spread = float(of_each.std(ddof=1)) if s > 1 else 0.0
+    return row | {"accuracy_low": float(low), "accuracy_high": float(high), "seed_std": spread}
+
+
 def as_text(row: Mapping[str, float], *, signed: bool = False) -> dict[str, str]:
     """The three scores of a `summary` as a reader wants them, in percent: {"GAP": "36.1 [33.0, 39.2]"}.
 

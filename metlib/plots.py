@@ -26,6 +26,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.rcsetup import cycler
@@ -295,14 +296,16 @@ def score_bars(
     label: str,
     scores: Sequence[str] = ("gap", "gap_minus", "acc"),
     pale: str | None = None,
+    baseline: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw scores (fractions) of each row in percent as grouped bars; column `label` names the rows.
 
     Whiskers show `<score>_low` to `<score>_high` where those columns exist; a missing score (NaN) has no bar.
     Where the boolean column `pale` is true the bars are pale and hatched: published numbers, named so in the legend.
+    Column `baseline` (fractions), named in the legend, is a line through a row's bars: what they have to beat.
     """
-    _columns(table, [label, *scores, *([pale] if pale else [])])
+    _columns(table, [label, *scores, *([pale] if pale else []), *([baseline] if baseline else [])])
     hatched = table[pale].to_numpy(bool) if pale else np.zeros(len(table), bool)
     ax = _axes(ax, 7.0, 1.0 + (0.3 * len(scores) + 0.15) * len(table))
     height = 0.82 / len(scores)
@@ -324,14 +327,19 @@ def score_bars(
                 ax.plot([a, b], [y, y], color=INK, lw=1.2, marker="|", ms=5)
             end = np.nanmax([v, b])
             ax.annotate(f"{v:.1f}", (end, y), (5, 0), textcoords="offset points", va="center", fontsize=9)
+    for y, value in zip(rows, 100 * table[baseline].to_numpy(np.float64) if baseline else [], strict=False):
+        ax.plot([value, value], [y - 0.45, y + 0.45], color=INK, ls="dotted", lw=2)
     ax.set_yticks(rows, [str(name) for name in table[label]])
     ax.set_ylim(len(table) - 0.45, -0.55)
     ax.margins(x=0.1)
     ax.set_xlim(left=0)
     ax.grid(False, axis="y")
     ax.set_xlabel("score (%)")
-    keys = [Patch(fc=CYCLE[i % len(CYCLE)], alpha=0.85, label=_say(score)) for i, score in enumerate(scores)]
+    keys: list[Artist] = [
+        Patch(fc=CYCLE[i % len(CYCLE)], alpha=0.85, label=_say(score)) for i, score in enumerate(scores)
+    ]
     keys += [Patch(fc="white", ec=GREY, hatch="////", label="published")] if hatched.any() else []
+    keys += [Line2D([], [], color=INK, ls="dotted", lw=2, label=_say(baseline))] if baseline else []
     if len(keys) > 1:
         _legend_above(ax, keys)
     return ax
@@ -374,6 +382,99 @@ def heatmap(
         frame = Rectangle(corner, 1, 1, fill=False, ec="black", lw=2.2, zorder=5, clip_on=False)
         frame.set_path_effects([withStroke(linewidth=5, foreground="white")])
         ax.add_patch(frame)
+    return ax
+
+
+@style()
+def class_counts(table: pd.DataFrame, *, most: int = 24, ax: Axes | None = None) -> Axes:
+    """Draw the images of each class of one attribute as bars, largest class first, a part for each split.
+
+    `table` has the columns `class`, `train`, `val`, `test`, as `attributes.count_classes` gives them. Of more than
+    `most` classes the rest are one bar, which says how many they are. Raises ValueError for more than one attribute.
+    """
+    splits = ("train", "val", "test")
+    _columns(table, ["class", *splits])
+    if "attribute" in table and table["attribute"].nunique() > 1:
+        raise ValueError(f"counts of {table['attribute'].nunique()} attributes: choose the rows of one")
+    table = table.assign(all=table[list(splits)].sum(axis=1)).sort_values("all", ascending=False, kind="stable")
+    shown, rest = table.iloc[:most], table.iloc[most:]
+    names = [str(name).replace("_", " ") for name in shown["class"]]
+    names += [f"{len(rest)} other classes"] if len(rest) else []
+    ax = _axes(ax, 7.0, 0.8 + 0.24 * len(names))
+    starts = np.zeros(len(names))
+    for split, colour in zip(splits, ("database", "val", "test"), strict=True):
+        counts = np.append(shown[split].to_numpy(np.float64), [rest[split].sum()] * bool(len(rest)))
+        if counts.any():
+            ax.barh(np.arange(len(names)), counts, 0.75, left=starts, color=COLOURS[colour], label=split)
+        starts += counts
+    for y, total in enumerate(starts):
+        ax.annotate(f"{total:,.0f}", (total, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
+    ax.set_yticks(np.arange(len(names)), names)
+    ax.set_ylim(len(names) - 0.45, -0.55)
+    ax.margins(x=0.1)
+    ax.set_xlabel("images")
+    ax.grid(False, axis="y")
+    ax.legend()
+    return ax
+
+
+@style()
+def confusion(counts: ArrayLike, *, classes: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Draw a confusion matrix (C, C), rows the truth, each row in percent of its own images.
+
+    `counts[i, j]` is how many images of class i were called j. A class without images has an empty row.
+    Raises ValueError for another shape and for counts that aren't 0 or more.
+    """
+    matrix = np.asarray(counts, np.float64)
+    if matrix.shape != (len(classes),) * 2 or not len(classes) or not (matrix >= 0).all():
+        raise ValueError(f"counts {matrix.shape} for {len(classes)} classes: expected (C, C), 0 or more")
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(100 * matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
+    small = len(classes) > 12
+    side = 2.2 + (0.24 if small else 0.42) * len(classes)
+    ax = _axes(ax, side + 0.6, side)
+    names = [str(name).replace("_", " ") for name in classes]
+    image = ax.imshow(shares, cmap="cividis", vmin=0, vmax=100)
+    for (i, j), share in np.ndenumerate(shares):
+        if totals[i] and (share >= 1 if not small else share >= 10):
+            colour = "white" if share < 55 else "black"
+            ax.text(j, i, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=7 if small else 9)
+    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    rows = [f"{name} ({int(total)})" for name, total in zip(names, totals[:, 0], strict=True)]
+    ax.set_yticks(range(len(names)), rows)
+    ax.tick_params(labelsize=7 if small else 9)
+    ax.grid(False)
+    ax.set(xlabel="called", ylabel="what it is (images)")
+    ax.figure.colorbar(image, ax=ax, label="share of the row (%)", fraction=0.04, pad=0.02)
+    return ax
+
+
+@style()
+def scatter(points: ArrayLike, labels: ArrayLike, *, classes: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Draw points (N, 2), those of a t-SNE say, marked by class: the largest in colours, the others grey.
+
+    `labels` (N,) int index `classes`, -1 where unknown. Classes differ by colour and by mark.
+    Raises ValueError for another shape and labels beyond the classes.
+    """
+    where, labels = np.asarray(points, np.float64), _vector(labels, "labels").astype(np.int64)
+    if where.shape != (len(labels), 2) or labels.min() < -1 or labels.max() >= len(classes):
+        raise ValueError(
+            f"points {where.shape}, labels from {labels.min()} to {labels.max()}: expected (N, 2), -1 to C-1"
+        )
+    sizes = np.bincount(labels[labels >= 0], minlength=len(classes))
+    largest = [int(c) for c in np.argsort(-sizes, kind="stable")[:8] if sizes[c]]
+    ax = _axes(ax, 6.4, 4.8)
+    others = ~np.isin(labels, largest)
+    if others.any():
+        ax.scatter(where[others, 0], where[others, 1], s=9, color="#BBBBBB", lw=0, label="others")
+    for place, c in enumerate(largest):
+        colour, marker = CYCLE[place % len(CYCLE)], "os^Dv*PX"[place]
+        name = str(classes[c]).replace("_", " ")
+        look: dict[str, Any] = {"s": 22, "color": colour, "marker": marker, "alpha": 0.85, "ec": INK, "lw": 0.3}
+        ax.scatter(where[labels == c, 0], where[labels == c, 1], label=name, **look)
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.3)
     return ax
 
 
@@ -437,6 +538,7 @@ def reliability(
 def sheet(
     files: Sequence[Path | NDArray[Any]],
     *,
+    heats: Sequence[ArrayLike | None] | None = None,
     titles: Sequence[str] | None = None,
     frames: Sequence[str | None] | None = None,
     columns: int = 6,
@@ -444,10 +546,11 @@ def sheet(
 ) -> Figure:
     """Draw images as a contact sheet, each whole in a square cell, with titles and frames if given.
 
-    `files` are image files, or (H, W, 3) arrays (uint8, or floats in [0, 1]).
-    `frames` names "right", "wrong", "distractor" or None for each file; `width` in inches.
+    `files` are image files, or (H, W, 3) arrays (uint8, or floats in [0, 1]). `heats` gives for each a map (h, w) to
+    lay over it, upsampled, as share of the map's maximum, or None. `frames` names "right", "wrong", "distractor" or
+    None for each file; `width` in inches. Raises ValueError for maps that aren't 2-D, finite and 0 or more.
     """
-    _check_pictures(len(files), titles=titles, frames=frames)
+    _check_pictures(len(files), titles=titles, frames=frames, heats=heats)
     columns = min(columns, len(files)) if len(files) < 4 else columns
     side = min(3.0, (width - 0.12) / columns - 0.12)
     texts = _wrapped(titles, side + 0.12)
@@ -456,7 +559,9 @@ def sheet(
     for number, file in enumerate(files):
         row, column = divmod(number, columns)
         ax = _cell(fig, 0.12 + column * (side + 0.12), 0.12 + row * (side + below), side)
-        _picture(ax, _thumbnail(file, side), frames[number] if frames else None)
+        heat = heats[number] if heats is not None else None
+        picture = file if heat is None else _warmed(file, heat)
+        _picture(ax, _thumbnail(picture, side), frames[number] if frames else None)
         if titles:
             ax.set_xlabel(texts[number], fontsize=9, labelpad=3)
     return fig
@@ -689,11 +794,15 @@ def _columns(table: pd.DataFrame, names: Sequence[str]) -> None:
 
 
 def _check_pictures(
-    count: int, *, titles: Sequence[str] | None = None, frames: Sequence[str | None] | None = None
+    count: int,
+    *,
+    titles: Sequence[str] | None = None,
+    frames: Sequence[str | None] | None = None,
+    heats: Sequence[Any] | None = None,
 ) -> None:
     if not count:
         raise ValueError("nothing to draw: expected at least one picture")
-    for name, given in (("titles", titles), ("frames", frames)):
+    for name, given in (("titles", titles), ("frames", frames), ("heats", heats)):
         if given is not None and len(given) != count:
             raise ValueError(f"{len(given)} {name} for {count} pictures: expected one for each")
     if unknown := set(frames or []) - set(FRAMES):
@@ -757,6 +866,16 @@ def _as_image(image: str | Path | Image.Image | NDArray[Any]) -> Image.Image:
     if array.dtype.kind == "f":
         array = np.rint(255 * array.clip(0, 1))
     return Image.fromarray(array.astype(np.uint8))
+
+
+def _warmed(image: str | Path | NDArray[Any], weights: ArrayLike) -> NDArray[np.uint8]:
+    """An image in grey with a map (h, w) over it as heat, (H, W, 3) uint8."""
+    picture = ImageOps.contain(_as_image(image), (480, 480))
+    grey = np.asarray(ImageOps.autocontrast(picture.convert("L"), cutoff=1), np.float32)[..., None]
+    heat = _heat(weights, picture.size)[..., None]  # (H, W, 1)
+    warm = mpl.colormaps["inferno"](heat[..., 0])[..., :3] * 255
+    share = 0.25 + 0.5 * heat
+    return np.rint(share * warm + (1 - share) * (80 + 0.68 * grey)).astype(np.uint8)
 
 
 def _heat(weights: ArrayLike, size: tuple[int, int]) -> NDArray[np.float32]:

@@ -30,7 +30,7 @@ SHARD = 512
 """Images between two points from which a killed run resumes."""
 
 # What must be the same in a folder's recipe and in that of a run that wants to go on there.
-_IDENTITY = ("weights_sha256", "network", "dim", "scales", "images", "images_sha256", "precision")
+_IDENTITY = ("weights_sha256", "network", "dim", "scales", "images", "images_sha256", "precision", "pixels")
 _KNOWN = 2000  # images whose sizes stay in the recipe: by these a finished folder tells whether images have changed
 
 
@@ -220,9 +220,9 @@ def _refuse_another_recipe(out: Path, recipe: Mapping[str, Any], split: Split, *
     old = load_recipe(out / "descriptors.npy")
     new = json.loads(json.dumps(recipe))  # as it would be read: a tuple is then a list
     for key in _IDENTITY:
-        if old.get(key) != new[key]:
+        if old.get(key) != new.get(key):  # older folders don't say how pixels were made: as now where nothing is said
             raise ValueError(
-                f"{out} was made with another recipe: its {key} is {old.get(key)!r}, yours {new[key]!r}. "
+                f"{out} was made with another recipe: its {key} is {old.get(key)!r}, yours {new.get(key)!r}. "
                 "Name another folder, or delete this one to extract again"
             )
     if finished:  # images may have gone since (they are large), but mustn't have changed

@@ -382,3 +382,55 @@ def test_importing_plots_chooses_no_backend_and_loads_no_ipython() -> None:
     )
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
+
+
+def test_class_counts_stack_splits_largest_class_first_and_fold_the_rest() -> None:
+    table = pd.DataFrame({"class": list("abcd"), "train": [1, 9, 4, 2], "val": [0, 2, 1, 0], "test": [0, 3, 0, 1]})
+    ax = plots.class_counts(table.assign(attribute="style"), most=2)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["b", "c", "2 other classes"]
+    assert [text.get_text() for text in ax.texts] == ["14", "5", "4"]
+    widths = {bars.get_label(): [bar.get_width() for bar in bars] for bars in ax.containers}
+    assert widths == {"train": [9, 4, 3], "val": [2, 1, 0], "test": [3, 0, 1]}
+    with pytest.raises(ValueError, match="2 attributes"):
+        plots.class_counts(table.assign(attribute=["style", "style", "genre", "genre"]))
+
+
+def test_a_confusion_matrix_is_in_percent_of_its_rows() -> None:
+    ax = plots.confusion([[3, 1], [0, 0]], classes=["still_life", "nude"])
+    np.testing.assert_allclose(ax.images[0].get_array(), [[75, 25], [0, 0]])
+    assert [text.get_text() for text in ax.texts] == ["75", "25"]  # nothing is written in a row without images
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["still life (4)", "nude (0)"]
+    with pytest.raises(ValueError, match=r"\(2, 2\) for 3 classes"):
+        plots.confusion(np.zeros((2, 2)), classes=["a", "b", "c"])
+
+
+def test_points_differ_by_colour_and_mark_and_small_classes_are_grey() -> None:
+    labels = np.repeat(np.arange(10), np.arange(10, 0, -1))
+    points = np.random.default_rng(0).normal(size=(len(labels), 2))
+    ax = plots.scatter(points, labels, classes=[f"c{i}" for i in range(10)])
+    shown = {str(dots.get_label()): len(np.asarray(dots.get_offsets())) for dots in ax.collections}
+    assert shown == {"others": 3} | {f"c{i}": 10 - i for i in range(8)}
+    with pytest.raises(ValueError, match="labels from 0 to 9"):
+        plots.scatter(points, labels, classes=["a"])
+
+
+def test_bars_show_what_they_have_to_beat(scores: pd.DataFrame) -> None:
+    ax = plots.score_bars(scores.assign(chance=[0.1, 0.2, 0.3]), label="name", scores=("gap",), baseline="chance")
+    dotted = [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"]
+    assert dotted == pytest.approx([10, 20, 30])
+    legend = ax.get_legend()
+    assert legend is not None and "chance" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_a_sheet_lays_heat_over_the_images_that_have_one(files: list[Path]) -> None:
+    heat = np.zeros((2, 2))
+    heat[0, 0] = 1
+    fig = plots.sheet(files[:2], heats=[None, heat], columns=2)
+    plain, warm = (np.asarray(ax.images[0].get_array(), float) for ax in fig.axes)
+    assert np.array_equal(plain, plots._thumbnail(files[0], 3.0))
+    inside = warm[warm.shape[0] // 2 - 20 : warm.shape[0] // 2 + 20]  # the image's rows in its padded square
+    assert inside[:, :40].max() > inside[:, -40:].max()  # hot where the map is large
+    with pytest.raises(ValueError, match="1 heats for 2"):
+        plots.sheet(files[:2], heats=[heat])
+    with pytest.raises(ValueError, match="0 or more"):
+        plots.sheet(files[:1], heats=[-heat])

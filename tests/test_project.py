@@ -36,7 +36,8 @@ IMPORTS = {
     "atelier/paintings": {"atelier/brushes", "atelier/objects"},
     "atelier/photographs": {"atelier/brushes", "atelier/objects", "atelier/paintings"},
     "synthetic": {"atelier/brushes", "atelier/photographs", "dataset", "files", "progress"},
-    "recipes": {"download"},
+    "aggregation": set(),
+    "recipes": {"aggregation", "download"},
     "weights": {"download", "recipes"},
     "backbone": {"files", "recipes", "vectors", "weights"},
     "descriptors": {"dataset", "files", "vectors"},
@@ -50,6 +51,10 @@ IMPORTS = {
     "ledger": {"dataset", "descriptors", "files"},
     "fairness": {"knn", "metrics", "tune", "vectors"},
     "evaluate": {"dataset", "descriptors", "files", "knn", "ledger", "metrics", "tune", "whiten"},
+    "attributes": {"dataset", "files"},
+    "outliers": {"knn", "vectors"},
+    "similarity": {"knn", "vectors"},
+    "saliency": {"backbone", "dataset", "vectors"},
     "plots": {"dataset", "files"},
     "report": {"dataset", "files"},
     "notebooks": {"dataset", "files", "report", "synthetic"},
@@ -72,6 +77,13 @@ IMPORTS = {
         *("backbone", "dataset", "evaluate", "extract", "files", "knn", "metrics", "vectors"),
         "train/loop",
     },
+    "train/cache": {"dataset", "extract", "files", "progress"},
+    "train/multitask": {
+        *("attributes", "backbone", "dataset", "descriptors", "extract", "files", "train/loop", "vectors"),
+    },
+    "train/transfer": {
+        *("attributes", "backbone", "extract", "ledger", "metrics", "train/cache", "train/loop", "train/multitask"),
+    },
     "train/embedded": {"backbone", "dataset", "recipes", "synthetic", "train/loop", "train/parametric"},
     "train/__main__": {
         *("backbone", "dataset", "train/byol", "train/contrastive", "train/loop", "train/parametric"),
@@ -80,7 +92,7 @@ IMPORTS = {
 }
 NO_TORCH = (
     *("dataset", "descriptors", "synthetic", "vectors", "whiten", "knn", "metrics", "tune", "evaluate"),
-    *("ledger", "fairness", "plots", "notebooks"),
+    *("ledger", "fairness", "plots", "notebooks", "attributes", "outliers", "similarity"),
 )
 MODULES = sorted((ROOT / "metlib").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -1,15 +1,20 @@
 """Augmented views: a photograph as it might have been taken another time.
 
 A crop of 70 to 100 % of the area, brought to a square of `size` pixels; colour jitter (0.4, 0.4, 0.4, 0.1) for four
-images of five; grey for one of five. No flip: a mirrored artwork is another artwork.
+images of five; grey for one of five. No flip: a mirrored artwork is another artwork. (For style and genre, where colour
+is what tells and a mirrored landscape is still one, both are choices.)
 Source: Ypsilantis et al., NeurIPS 2021, section 5 and supplement.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
@@ -18,31 +23,42 @@ from metlib import dataset
 from metlib.dataset import Split
 
 
-def build_transform(size: int = 500, crop: float = 0.7) -> v2.Compose:
-    """Build the transform of one view: PIL image -> uint8 (3, size, size); draws from torch's global generator."""
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(size, scale=(crop, 1.0)),
-            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-            v2.RandomGrayscale(p=0.2),
-            v2.PILToTensor(),
-        ]
-    )
+def build_transform(size: int = 500, crop: float = 0.7, *, colour: bool = True, flip: bool = False) -> v2.Compose:
+    """Build the transform of one view: PIL image -> uint8 (3, size, size); draws from torch's global generator.
+
+    `colour` changes colours, or takes them away, as published; `flip` mirrors every other view.
+    """
+    steps: list[v2.Transform] = [v2.RandomResizedCrop(size, scale=(crop, 1.0))]
+    if colour:
+        steps += [v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(p=0.2)]
+    if flip:
+        steps.append(v2.RandomHorizontalFlip())
+    return v2.Compose([*steps, v2.PILToTensor()])
 
 
 class Views(Dataset[Tensor]):
     """The items of one epoch: item m is uint8 (V, 3, size, size), a view of each of the images `images[m]`.
 
-    `images` (M, V) are rows of `split`. A view depends on (seed, epoch, item, its place in the item) alone, not on
-    worker processes or the items before it: a resumed epoch sees the same pixels. Pillow works on the pixels, for
-    torch's sums differ with the number of threads.
+    `images` (M, V) are rows of `split`, read from their files or by a `reader`. A view depends on (seed, epoch, item,
+    its place in the item) alone, not on worker processes or the items before it: a resumed epoch sees the same pixels.
+    Pillow works on the pixels, for torch's sums differ with the number of threads.
     """
 
     def __init__(
-        self, split: Split, images: NDArray[np.int64], *, size: int, crop: float, seed: int, epoch: int
+        self,
+        split: Split,
+        images: NDArray[np.int64],
+        *,
+        size: int,
+        crop: float,
+        seed: int,
+        epoch: int,
+        colour: bool = True,
+        flip: bool = False,
+        reader: Callable[[Path], NDArray[np.uint8]] | None = None,
     ) -> None:
         self.split, self.images, self.key = split, images, (seed, epoch)
-        self.transform = build_transform(size, crop)
+        self.transform, self.reader = build_transform(size, crop, colour=colour, flip=flip), reader
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,5 +69,7 @@ class Views(Dataset[Tensor]):
             for place, row in enumerate(self.images[item]):
                 key = np.random.SeedSequence([*self.key, int(item), place])
                 torch.default_generator.manual_seed(int(key.generate_state(1)[0]))
-                views.append(self.transform(dataset.read_image(self.split.file(row))))
+                file = self.split.file(row)
+                picture = Image.fromarray(self.reader(file)) if self.reader else dataset.read_image(file)
+                views.append(self.transform(picture))
         return torch.stack(views)

@@ -2,8 +2,9 @@
 
 An epoch shows the network what its `Plan` says (pairs mined with the network as it is), then describes the database
 and the val queries at a single scale, and scores val: whitening from the database, its dimension, k and tau from val.
-The best epoch by val GAP is kept, the untouched network (epoch 0) counted too. Every draw is made from the seed and
-the epoch, and the state is written whole after each epoch: a run that was killed ends as if it hadn't been.
+The best epoch by val GAP is kept, the untouched network (epoch 0) counted too. A method that learns something else
+than exhibits scores val its own way (`Method.score`). Every draw is made from the seed and the epoch, and the state is
+written whole after each epoch: a run that was killed ends as if it hadn't been.
 
 Under torchrun every process takes a share of each batch. Descriptors are gathered before the loss, which therefore
 sees the whole batch: several processes give the loss of one.
@@ -24,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,7 @@ from metlib.backbone import Embedder
 from metlib.dataset import Museum, Split
 from metlib.descriptors import list_sha256
 from metlib.device import refuse_missing_device
+from metlib.extract import Reader
 from metlib.files import replacing
 from metlib.knn import classify, search
 from metlib.progress import track
@@ -58,10 +60,12 @@ class Settings:
     `lr` is Adam's rate for the network, `head_lr` for what a method puts on top of it, which starts from nothing;
     both are multiplied by `gamma` after every `step` epochs. `batch` items make one step of the optimiser, computed
     in `accumulate` parts where memory is short; `checkpointing` saves memory too, and computes activations twice.
-    Views are square, `size` pixels, crops of `crop` to all of the area. `projector` is the dimension of a linear
-    layer that starts as PCA whitening learned on the database (None: no such layer). `frozen_norm` keeps batch
-    norm's statistics as they came; training from scratch needs them learned (False). `precision` is "float32" or
-    "bf16", automatic mixed precision. `device` is found by itself; `log` writes TensorBoard's files.
+    Views are square, `size` pixels, crops of `crop` to all of the area, with other colours (`colour`), mirrored only
+    where `flip` says so. `patience` ends training after so many epochs without a better one (None: never).
+    `projector` is the dimension of a linear layer that starts as PCA whitening learned on the database (None: no such
+    layer). `frozen_norm` keeps batch norm's statistics as they came; training from scratch needs them learned (False).
+    `precision` is "float32" or "bf16", automatic mixed precision. `device` is found by itself; `log` writes
+    TensorBoard's files.
     Raises ValueError for values that are none of these.
     """
 
@@ -75,6 +79,9 @@ class Settings:
     accumulate: int = 1
     size: int = 500
     crop: float = 0.7
+    colour: bool = True
+    flip: bool = False
+    patience: int | None = None
     projector: int | None = None
     frozen_norm: bool = True
     precision: str = "float32"
@@ -86,7 +93,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "step": 1, "batch": 2, "accumulate": 1, "size": 32, "seed": 0, "workers": 0}
-        for name, low in (least | ({} if self.projector is None else {"projector": 1})).items():
+        least |= {name: 1 for name in ("projector", "patience") if getattr(self, name) is not None}
+        for name, low in least.items():
             value = getattr(self, name)
             if type(value) is not int or value < low:
                 raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
@@ -103,8 +111,13 @@ class Settings:
 
     @property
     def lasting(self) -> dict[str, Any]:
-        """The settings that decide the result, without those that a resumed run may change."""
-        return {key: value for key, value in asdict(self).items() if key not in FREE}
+        """The settings that decide the result, without those that a resumed run may change.
+
+        Those that came later are left out at their defaults: runs from before are the same runs.
+        """
+        later = {"colour": True, "flip": False, "patience": None}
+        values = {key: value for key, value in asdict(self).items() if key not in FREE}
+        return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 
 PRESETS = {
@@ -169,7 +182,14 @@ _NOTHING = Plan(np.empty((0, 1), np.int64), np.empty(0, np.int64))
 
 
 class Method(nn.Module, ABC):
-    """A way to train: the embedder and what the loss needs beside it. A method says its plan and its loss."""
+    """A way to train: the embedder and what the loss needs beside it. A method says its plan and its loss.
+
+    `criterion` is the column of the history whose largest value marks the best epoch. A method that never looks at
+    the database's descriptors says so (`needs_database`): they are then not made, and it is given none.
+    """
+
+    criterion: ClassVar[str] = "gap"
+    needs_database: ClassVar[bool] = True
 
     def __init__(self, embedder: Embedder) -> None:
         super().__init__()
@@ -197,6 +217,10 @@ class Method(nn.Module, ABC):
 
     def after_step(self) -> None:
         """Do what follows a step of the optimiser."""
+
+    def score(self, museum: Museum, database: NDArray[np.float32], val: NDArray[np.float32]) -> dict[str, Any]:
+        """Score an epoch from the descriptors of database (N, D) and val (Q, D): columns of the history."""
+        return validate(museum, database, val) | self.judge(val, museum.val.labels)
 
     def judge(self, val: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, float]:
         """Score what else the method can be scored by on val descriptors (Q, D): more columns of the history."""
@@ -226,7 +250,8 @@ def history(out: str | Path) -> pd.DataFrame:
     """Read the history of a run, one row an epoch from 0, the untouched network.
 
     Columns: `epoch`, `lr`, `loss` (mean over items) and what else the method reports, val's `gap`, `gap_minus`,
-    `acc` as fractions with the `dim`, `k`, `tau` that val chose, GeM's `p`, `images_per_second`, `seconds`, `best`.
+    `acc` as fractions with the `dim`, `k`, `tau` that val chose (or what else the method scores), GeM's `p`,
+    `images_per_second`, `seconds`, `best`.
     Raises FileNotFoundError where no run has finished an epoch.
     """
     path = Path(out) / "history.csv"
@@ -242,11 +267,13 @@ def fit(
     settings: Settings,
     make: Callable[[Embedder], Method],
     about: Mapping[str, Any],
+    reader: Reader | None = None,
 ) -> Path:
     """Train a copy of `embedder` by a method, or go on where `out` stopped; give the path of the best checkpoint.
 
     `make` puts the method around the embedder, `about` names it ("method") with all that decides its result; "title"
-    goes into the checkpoint's name. `out` then holds the checkpoint, `history.csv`, `run.json` (what was asked for)
+    goes into the checkpoint's name. `reader` gives images' pixels where they aren't to be decoded from their files, in
+    training and in validation. `out` then holds the checkpoint, `history.csv`, `run.json` (what was asked for)
     and `state.pt`. Raises ValueError where `out` holds another run, for a database smaller than the batch, and
     RuntimeError for a loss that is NaN or infinite, with the batch's images.
     """
@@ -256,7 +283,7 @@ def fit(
             "ask for a smaller batch"
         )
     with _team(settings) as team, torch.random.fork_rng(team.gpus):
-        return _Run(museum, embedder, Path(out), settings, about, team).train(make)
+        return _Run(museum, embedder, Path(out), settings, about, team, reader).train(make)
 
 
 @dataclass(frozen=True)
@@ -327,9 +354,13 @@ class _Run:
         settings: Settings,
         about: Mapping[str, Any],
         team: _Team,
+        reader: Reader | None,
     ) -> None:
         self.museum, self.untouched, self.out, self.settings, self.team = museum, embedder, out, settings, team
+        self.reader, self.criterion = reader, Method.criterion
         self.about = {key: value for key, value in about.items() if key != "title"}
+        if reader:
+            self.about["pixels"] = reader.name
         self.path = out / f"{embedder.name}-{about.get('title', about['method'])}.safetensors".replace("/", "-")
         self.rows: list[dict[str, Any]] = []
 
@@ -338,14 +369,21 @@ class _Run:
         team.from_first(self._claim)
         state = self._read_state()
         if state:
-            self.rows = state["rows"]
+            self.rows, self.criterion = state["rows"], state["criterion"]
             team.from_first(self._write_history)  # the run may have been killed just before
-        if len(self.rows) <= settings.epochs:
+        if not self._has_ended():
             self._train(make, state)
         if team.rank == 0:
-            row = self.rows[_best(self.rows)]
-            print(f"best by val GAP: epoch {row['epoch']} of {settings.epochs}, {100 * row['gap']:.1f}", flush=True)
+            row, score = self.rows[_best(self.rows, self.criterion)], _SCORES[self.criterion]
+            last = f"epoch {row['epoch']} of {settings.epochs}, {100 * row[self.criterion]:.1f}"
+            print(f"best by {score}: {last}", flush=True)
         return self.path
+
+    def _has_ended(self) -> bool:
+        """Whether all epochs are done, or as many as patience allows came without a better one."""
+        done, patience = len(self.rows) - 1, self.settings.patience
+        waited = patience is not None and done - _best(self.rows, self.criterion) >= patience if self.rows else False
+        return done >= self.settings.epochs or waited
 
     def _train(self, make: Callable[[Embedder], Method], state: dict[str, Any] | None) -> None:
         settings, team = self.settings, self.team
@@ -359,10 +397,13 @@ class _Run:
             except (AttributeError, AssertionError) as error:  # some of timm's networks assert that they can't
                 raise ValueError(f"{embedder.name} has no activation checkpointing: accumulate instead") from error
         torch.manual_seed(settings.seed)  # of what a method draws to put on top
-        method = make(embedder).to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        method = make(embedder)
+        self.criterion = method.criterion
+        method = method.to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         heads = [p for name, p in method.named_parameters() if not name.startswith("embedder.") and p.requires_grad]
-        groups = [{"params": [p for p in embedder.parameters() if p.requires_grad], "start": settings.lr}]
-        groups += [{"params": heads, "start": settings.head_lr}] if heads else []
+        learned = [p for p in embedder.parameters() if p.requires_grad]  # none of a frozen network
+        starts = ((learned, settings.lr), (heads, settings.head_lr))
+        groups = [{"params": parameters, "start": start} for parameters, start in starts if parameters]
         optimizer = torch.optim.Adam(groups, lr=settings.lr, weight_decay=settings.weight_decay)
         if state:
             method.load_state_dict(state["method"])
@@ -381,6 +422,8 @@ class _Run:
             row = {"epoch": epoch, "lr": settings.lr * factor} | means
             row |= {"seconds": seconds, "images_per_second": plan.images.size / seconds}
             plan = self._finish_epoch(method, optimizer, row)
+            if self._has_ended():
+                break
 
     def _train_epoch(
         self, epoch: int, model: nn.Module, method: Method, optimizer: torch.optim.Optimizer, plan: Plan
@@ -391,9 +434,8 @@ class _Run:
         order = np.random.default_rng([settings.seed, epoch, 1]).permutation(n)
         # Batches of nearly one size, at most that asked for: a rest of one item would have no statistics.
         batches = [np.array_split(b, settings.accumulate) for b in np.array_split(order, -(-n // settings.batch))]
-        views = Views(
-            self.museum.database, plan.images, size=settings.size, crop=settings.crop, seed=settings.seed, epoch=epoch
-        )
+        options = {name: getattr(settings, name) for name in ("size", "crop", "seed", "colour", "flip")}
+        views = Views(self.museum.database, plan.images, epoch=epoch, reader=self.reader, **options)
         shares = [self.team.share(part).tolist() for batch in batches for part in batch]
         pixels: Iterator[Tensor] = iter(DataLoader(views, batch_sampler=shares, num_workers=settings.workers))
         torch.manual_seed(int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0]))  # of dropout
@@ -432,22 +474,24 @@ class _Run:
     def _finish_epoch(self, method: Method, optimizer: torch.optim.Optimizer, row: dict[str, Any]) -> Plan:
         """Validate, keep the best, plan the next epoch and write all that resuming needs."""
         museum, embedder = self.museum, method.embedder
-        database = self._describe(embedder, museum.database, "database")
+        database = np.empty((0, embedder.dim), np.float32)
+        if method.needs_database:
+            database = self._describe(embedder, museum.database, "database")
         val = self._describe(embedder, museum.val, "val")
 
         def finish() -> tuple[dict[str, Any], Plan]:
             if row["epoch"] == 0:
                 method.start(database, museum.database.labels)
-            scores = validate(museum, database, val) | method.judge(val, museum.val.labels)
-            done = row | scores | {"p": embedder.pool.p.item()}
+            done = row | method.score(museum, database, val) | {"p": embedder.pool.p.item()}
             rng = np.random.default_rng([self.settings.seed, row["epoch"] + 1, 0])
             last = row["epoch"] == self.settings.epochs
             plan = _NOTHING if last else method.plan(database, museum.database.labels, rng)
             rows = [*self.rows, done]
-            if _best(rows) == len(rows) - 1:
+            if _best(rows, method.criterion) == len(rows) - 1:
                 self._save_best(embedder, row["epoch"])
                 method.keep(self.path)
             state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows}
+            state |= {"criterion": method.criterion}
             state |= {"images": torch.from_numpy(plan.images), "targets": torch.from_numpy(plan.targets)}
             with replacing(self.out / "state.pt") as file:
                 torch.save(state, file)
@@ -470,7 +514,8 @@ class _Run:
         team.wait()
         if team.rank in parts:
             share = split.take(shares[team.rank])
-            extract.extract(share, embedder, parts[team.rank], scales=(1,), device=str(team.device), label=name)
+            options: dict[str, Any] = {"scales": (1,), "device": str(team.device), "label": name, "reader": self.reader}
+            extract.extract(share, embedder, parts[team.rank], **options)
         team.wait()
         if team.rank:
             return np.empty((0, embedder.dim), np.float32)
@@ -539,7 +584,7 @@ class _Run:
         backbone.save(copied, self.path)
 
     def _write_history(self) -> None:
-        best = _best(self.rows)
+        best = _best(self.rows, self.criterion)
         columns = [*self.rows[-1], "best"]
         table = pd.DataFrame([row | {"best": row["epoch"] == best} for row in self.rows], columns=columns)
         with replacing(self.out / "history.csv", "w") as file:
@@ -567,16 +612,25 @@ def validate(museum: Museum, database: NDArray[np.float32], val: NDArray[np.floa
     return asdict(scores) | {"dim": dim, "k": tuned.k, "tau": tuned.tau}
 
 
-def _best(rows: Sequence[Mapping[str, Any]]) -> int:
-    """The epoch of the largest val GAP; of equals the first."""
-    return int(np.argmax([row["gap"] for row in rows]))
+def _best(rows: Sequence[Mapping[str, Any]], criterion: str) -> int:
+    """The epoch of the largest value of `criterion`; of equals the first."""
+    return int(np.argmax([row[criterion] for row in rows]))
+
+
+_SCORES = {
+    "gap": "val GAP",
+    "acc": "ACC",
+    "classifier_gap": "the classifier's val GAP",
+    "classifier_acc": "ACC",
+    "accuracy": "val accuracy",
+}
+"""What a score of the history is called, where it is worth a place in the line of an epoch."""
 
 
 def _say(row: Mapping[str, Any], epochs: int) -> str:
     """One line of an epoch, scores in percent."""
-    scores = {"gap": "val GAP", "acc": "ACC", "classifier_gap": "the classifier's val GAP", "classifier_acc": "ACC"}
     words = [f"{key} {row[key]:.4g}" for key in ("loss", "std", "p") if key in row]
-    words += [f"{text} {100 * row[key]:.1f}" for key, text in scores.items() if key in row]
+    words += [f"{text} {100 * row[key]:.1f}" for key, text in _SCORES.items() if key in row]
     words.append(f"{row['images_per_second']:.0f} images/s" if row["epoch"] else "untouched")
     return f"epoch {row['epoch']}/{epochs}: {', '.join(words)}"
 

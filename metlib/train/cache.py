@@ -1,0 +1,136 @@
+"""Decoded images, kept on disk and mapped into memory: the second epoch reads pixels where the first decoded files.
+
+One flat file of bytes and a table of places. A memory map needs no library and no lock: threads and worker processes
+read one copy, the system keeps in memory what is used while there's room, and drops it when there isn't; the collection
+never has to fit. (HDF5, which the transfer study used, adds chunks to unpack, one lock for all threads, and files
+that must not be open across a fork.) Images are brought to one area, with their proportions kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+
+from metlib import dataset
+from metlib.dataset import Split
+from metlib.extract import decode_ahead
+from metlib.files import replacing
+from metlib.progress import track
+
+STEP = 32
+"""Sides are multiples of this, a network's usual stride: so there are few shapes, and stacks of one shape are full."""
+
+_FORM = 1  # raise it when the same files give other bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """Decoded images: call it with a file's path for its pixels (h, w, 3) uint8, which mustn't be written to.
+
+    `places` (N, 3) int64 are first byte, height and width, `rows` finds a file's row. `name` says how the pixels were
+    made. Raises KeyError for a file that isn't in it.
+    """
+
+    folder: Path
+    side: int
+    rows: Mapping[str, int]
+    places: NDArray[np.int64]
+    pixels: NDArray[np.uint8]
+
+    @property
+    def name(self) -> str:
+        """How pixels come out of files: what a recipe says of them."""
+        return f"area of {self.side} x {self.side}, sides multiples of {STEP}, bicubic"
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __call__(self, path: Path) -> NDArray[np.uint8]:
+        """The pixels of a file: a view of the memory map."""
+        start, height, width = self.places[self.rows[str(path)]].tolist()
+        return self.pixels[start : start + 3 * height * width].reshape(height, width, 3)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open, (self.folder, self.side, list(self.rows))  # a worker maps the file; the bytes aren't sent to it
+
+
+def build(split: Split, work_dir: str | Path, side: int, *, workers: int = 4) -> Cache:
+    """Decode the images of a split once, into a folder under `work_dir`, or open what is there.
+
+    `side` is the square root of the area that images are brought to, in pixels. The folder's name states the list of
+    images with the bytes of each file, so a changed image is decoded again. Only as many images as wait for a thread
+    are in memory. Several processes may ask at once: one decodes, the others wait.
+    Raises ValueError for a side below 32 or a split without images, OSError for an image that can't be read.
+    """
+    if type(side) is not int or side < STEP:
+        raise ValueError(f"side must be an integer of at least {STEP}, got {side!r}")
+    if not len(split):
+        raise ValueError(f"the split of {split.root} has no images: nothing to decode")
+    files = [split.file(i) for i in range(len(split))]
+    listing = "\n".join(
+        [str(_FORM), *(f"{path}\t{_size(file)}" for path, file in zip(split.paths, files, strict=True))]
+    )
+    folder = Path(work_dir) / "pixels" / f"{side}-{hashlib.sha256(listing.encode()).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if not (folder / "places.npy").exists():
+            _decode(files, folder, side, workers)
+    return _open(folder, side, [str(file) for file in files])
+
+
+def fit_area(width: int, height: int, side: int) -> tuple[int, int]:
+    """Choose width and height, multiples of `STEP`, of nearly the area side x side and the proportions given."""
+    factor = side / math.sqrt(width * height)
+    across, down = (max(STEP, STEP * round(edge * factor / STEP)) for edge in (width, height))
+    return across, down
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1  # reading will say
+
+
+def _decode(files: Sequence[Path], folder: Path, side: int, workers: int) -> None:
+    """Write all pixels one after another, then where each begins: the table comes last, so what is there is whole."""
+
+    def read(path: Path) -> NDArray[np.uint8]:
+        image = dataset.read_image(path)
+        return np.asarray(image.resize(fit_area(*image.size, side), Image.Resampling.BICUBIC))
+
+    places, start = [], 0
+    with replacing(folder / "pixels.bin") as out, ThreadPoolExecutor(workers) as pool:
+        bar = track(total=len(files), label="decoding")
+        with bar:
+            for pixels in decode_ahead(files, pool, 4 * workers, read):
+                if isinstance(pixels, OSError):
+                    raise OSError(f"can't read an image: {pixels}. Replace it, or leave its row out") from pixels
+                places.append((start, *pixels.shape[:2]))
+                start += out.write(pixels.tobytes())
+                bar.update()
+    with replacing(folder / "places.npy") as table:
+        np.save(table, np.array(places, np.int64))
+
+
+def _open(folder: Path, side: int, files: Sequence[str]) -> Cache:
+    """Map a finished cache. Raises ValueError where its files don't fit each other."""
+    try:
+        places = np.load(folder / "places.npy", allow_pickle=False)
+        pixels = np.memmap(folder / "pixels.bin", np.uint8, "r")
+        ends = places[:, 0] + 3 * places[:, 1] * places[:, 2]
+        if places.shape != (len(files), 3) or ends[-1] != len(pixels) or (places[1:, 0] != ends[:-1]).any():
+            raise ValueError(f"{len(pixels)} bytes, places {places.shape} for {len(files)} images")
+    except (OSError, ValueError, IndexError) as error:
+        raise ValueError(f"{folder} is damaged ({error}): delete it to decode again") from error
+    return Cache(folder, side, {file: row for row, file in enumerate(files)}, places, pixels)

@@ -1,0 +1,273 @@
+"""Many labels, one trunk: a linear head for each attribute on the descriptor of one network.
+
+The loss is the sum over attributes of the cross-entropy with label smoothing; an image without a label for an
+attribute counts for the others. One attribute is the ordinary classifier, so all the regimes of `train.transfer` are
+this method: with the trunk frozen, fine-tuned or from scratch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metlib import extract
+from metlib.attributes import UNKNOWN, Labelled
+from metlib.backbone import Embedder
+from metlib.dataset import Museum, Split
+from metlib.descriptors import list_sha256
+from metlib.extract import Reader
+from metlib.files import replacing
+from metlib.train.loop import Method, Plan, Settings, fit
+from metlib.train.loop import name_run as name_run_of
+from metlib.vectors import as_rows
+
+SMOOTHING = 0.1
+"""The share of a label's weight that goes to all classes alike (Szegedy et al., CVPR 2016)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """A linear classifier an attribute: `weights` (C, D) and `biases` (C,), float32, and the names of its C classes."""
+
+    weights: Mapping[str, NDArray[np.float32]]
+    biases: Mapping[str, NDArray[np.float32]]
+    classes: Mapping[str, tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        if not self.classes or not self.classes.keys() == self.weights.keys() == self.biases.keys():
+            raise ValueError(f"heads of {list(self.classes)} need weights and biases of the same attributes")
+        for attribute, names in self.classes.items():
+            weight, bias = self.weights[attribute], self.biases[attribute]
+            if weight.ndim != 2 or len(weight) != len(names) or bias.shape != (len(names),):
+                shapes = f"weights {weight.shape}, biases {bias.shape}"
+                raise ValueError(f"{attribute} has {len(names)} classes, but {shapes}; expected (C, D) and (C,)")
+            if not np.isfinite(weight).all() or not np.isfinite(bias).all():
+                raise ValueError(f"the head of {attribute} holds NaN or infinite numbers: train again, with a lower lr")
+
+    def logits(self, descriptors: ArrayLike) -> dict[str, NDArray[np.float64]]:
+        """Score each class of each attribute for descriptors (N, D): (N, C) before the softmax."""
+        rows = as_rows(descriptors)
+        return {name: (rows @ self.weights[name].T + self.biases[name]).astype(np.float64) for name in self.classes}
+
+    def predict(self, descriptors: ArrayLike) -> dict[str, NDArray[np.int64]]:
+        """Name the class of largest logit of each attribute for descriptors (N, D): (N,); of equals the first."""
+        return {name: values.argmax(axis=1) for name, values in self.logits(descriptors).items()}
+
+
+def heads_file(checkpoint: str | Path) -> Path:
+    """Name the file of heads that lies beside a checkpoint of this method."""
+    return Path(checkpoint).with_suffix(".heads.npz")
+
+
+def save_heads(heads: Heads, path: str | Path) -> Path:
+    """Write heads as one npz file of arrays."""
+    arrays: dict[str, Any] = {"attributes": np.array(list(heads.classes))}
+    for number, (name, classes) in enumerate(heads.classes.items()):
+        arrays |= {f"weight_{number}": heads.weights[name], f"bias_{number}": heads.biases[name]}
+        arrays[f"classes_{number}"] = np.array(classes)
+    with replacing(path) as file:
+        np.savez(file, **arrays)
+    return Path(path)
+
+
+def load_heads(checkpoint: str | Path) -> Heads:
+    """Load the heads that go with a checkpoint of this method. Raises OSError or ValueError without them."""
+    path = heads_file(checkpoint)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            numbers = {name: i for i, name in enumerate(file["attributes"].tolist())}
+            weights = {name: file[f"weight_{i}"] for name, i in numbers.items()}
+            biases = {name: file[f"bias_{i}"] for name, i in numbers.items()}
+            classes = {name: tuple(file[f"classes_{i}"].tolist()) for name, i in numbers.items()}
+        return Heads(weights, biases, classes)
+    except (KeyError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} holds no heads ({error}): train again") from error
+
+
+class MultiTask(Method):
+    """The embedder, and a linear head for each attribute; frozen, the heads alone learn.
+
+    `labels` (N, A) are those of the database's rows, UNKNOWN where an image has none. Heads read the unit descriptor
+    times the root of its dimension, whose entries are about 1, and start at zero: all classes alike.
+    """
+
+    criterion: ClassVar[str] = "accuracy"
+    needs_database: ClassVar[bool] = False
+    labels: Tensor
+
+    def __init__(self, embedder: Embedder, collection: Labelled, *, frozen: bool, smoothing: float = SMOOTHING) -> None:
+        super().__init__(embedder)
+        self.frozen, self.smoothing = frozen, smoothing
+        self.classes = {name: collection.classes[name] for name in collection.attributes}
+        self.val = _labels_of(collection, "val")
+        self.register_buffer("labels", torch.from_numpy(_labels_of(collection, "train")), persistent=False)
+        self.scale = embedder.dim**0.5
+        heads = [nn.Linear(embedder.dim, len(classes)) for classes in self.classes.values()]
+        for head in heads:
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        self.heads = nn.ModuleList(heads)
+        if frozen:
+            embedder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> MultiTask:
+        super().train(mode)
+        if self.frozen:
+            self.embedder.eval()  # no dropout either: a frozen trunk is the one that will describe the test images
+        return self
+
+    def plan(self, descriptors: NDArray[np.float32], labels: NDArray[np.int64], rng: np.random.Generator) -> Plan:
+        rows = np.arange(len(labels))
+        return Plan(rows[:, None], rows)
+
+    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        with torch.set_grad_enabled(not self.frozen and torch.is_grad_enabled()):
+            rows = self.describe(images, len(targets))[:, 0].float()  # (n, D)
+        labels = self.labels[targets]  # (n, A)
+        losses = [
+            _cross_entropy(head(self.scale * rows), labels[:, number], self.smoothing)
+            for number, head in enumerate(self.heads)
+        ]
+        return {"loss": torch.stack(losses).sum()}
+
+    @property
+    def trained(self) -> Heads:
+        """The heads as they are now, the scale multiplied into their weights."""
+        plain: dict[str, Any] = dict(zip(self.classes, self.heads, strict=True))
+        weights = {name: (self.scale * head.weight).detach().float().cpu().numpy() for name, head in plain.items()}
+        biases = {name: head.bias.detach().float().cpu().numpy() for name, head in plain.items()}
+        return Heads(weights, biases, self.classes)
+
+    def score(self, museum: Museum, database: NDArray[np.float32], val: NDArray[np.float32]) -> dict[str, Any]:
+        """Score val: `val_loss` (without smoothing), the accuracy of each attribute, and `accuracy`, their mean."""
+        losses, accuracies = [], {}
+        for number, (name, logits) in enumerate(self.trained.logits(val).items()):
+            truth = self.val[:, number]
+            known = truth != UNKNOWN
+            if known.any():
+                logs, truth = log_softmax(logits[known], axis=1), truth[known]
+                losses.append(-logs[np.arange(len(truth)), truth].mean())
+                accuracies[f"accuracy_{name}"] = float((logs.argmax(axis=1) == truth).mean())
+        return {"val_loss": float(sum(losses)), "accuracy": float(np.mean(list(accuracies.values())))} | accuracies
+
+    def keep(self, checkpoint: Path) -> None:
+        save_heads(self.trained, heads_file(checkpoint))
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """The mean over labelled rows, 0 where a batch has none (torch's own mean would be NaN)."""
+    total = F.cross_entropy(logits, labels, ignore_index=UNKNOWN, label_smoothing=smoothing, reduction="sum")
+    return total / (labels != UNKNOWN).sum().clamp(min=1)
+
+
+def _labels_of(collection: Labelled, split: str) -> NDArray[np.int64]:
+    """Labels (n, A) of a split's images."""
+    rows = collection.rows(split)
+    return np.stack([collection.labels[name][rows] for name in collection.attributes], axis=1)
+
+
+def as_museum(collection: Labelled) -> Museum:
+    """Give a labelled collection the form that the training loop reads: train is the database; every image a label.
+
+    The labels are rows of the collection: what an image is called depends on the attribute.
+    Raises ValueError for a collection without train, val or test.
+    """
+    for name in ("train", "val", "test"):
+        if not len(collection.rows(name)):
+            raise ValueError(
+                f"{collection.name} has no {name} images: make splits with attributes.stratify, or take a share of "
+                "another split with attributes.hold_out"
+            )
+    train, val, test = (collection.split(name) for name in ("train", "val", "test"))
+    return Museum(train, val, test, collection.root, collection.name)
+
+
+def describe(
+    collection: Labelled,
+    embedder: Embedder,
+    work_dir: str | Path,
+    reader: Reader,
+    *,
+    split: str | None = None,
+    scales: Sequence[float] = (1,),
+) -> NDArray[np.float32]:
+    """Describe a collection's images, of one split or all, or read what is finished: (n, D) float32 unit rows.
+
+    Rows come in the collection's order. Folders under `work_dir` state collection and images, network and weights,
+    pixels and scales.
+    """
+    rows = np.arange(len(collection)) if split is None else collection.rows(split)
+    images = Split(collection.paths[rows], rows, collection.root)
+    ways = "-".join(["pixels", re.sub(r"[^a-z0-9]+", "-", reader.name), *(f"{scale:.3g}" for scale in scales)])
+    told = json.dumps(embedder.identity, sort_keys=True, default=str)  # runs that froze the trunk share their weights
+    network = f"{embedder.name}-{embedder.weights_sha256()[:8]}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    folder = Path(work_dir, f"{collection.name}-{list_sha256(images)[:8]}", network, ways)
+    label = collection.name if split is None else split
+    return extract.load_descriptors(
+        extract.extract(images, embedder, folder, scales=scales, reader=reader, label=label)
+    )
+
+
+def train(
+    collection: Labelled,
+    embedder: Embedder,
+    out: str | Path,
+    *,
+    reader: Reader | None = None,
+    frozen: bool = False,
+    smoothing: float = SMOOTHING,
+    settings: Settings | None = None,
+) -> Path:
+    """Train a copy of `embedder` with a head for each of the collection's attributes; give the best checkpoint's path.
+
+    `reader` gives pixels (`cache.build`); without it files are decoded again each epoch, at their native size. With
+    `frozen` the heads alone learn. The best epoch is that of the largest mean val accuracy over attributes; its heads
+    lie beside the checkpoint (`load_heads`), and the history has `val_loss` and each attribute's accuracy. Test images
+    are never looked at. Raises ValueError for a collection without splits, a smoothing outside [0, 1), and as
+    `loop.fit` does.
+    """
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must be from 0 to below 1, got {smoothing!r}")
+    about = _about(collection, frozen, smoothing) | {"title": "-".join(collection.attributes)}
+    method = lambda network: MultiTask(network, collection, frozen=frozen, smoothing=smoothing)  # noqa: E731
+    return fit(as_museum(collection), embedder, out, settings or Settings(), method, about, reader)
+
+
+def name_run(
+    collection: Labelled, embedder: Embedder, settings: Settings, *, frozen: bool = False, smoothing: float = SMOOTHING
+) -> str:
+    """Name a folder for a run of `train`, so that the same run finds it again."""
+    about = _about(collection, frozen, smoothing)
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+    regime = "frozen" if frozen else "trained"
+    return name_run_of(as_museum(collection), embedder, settings, method="multitask", regime=regime, told=digest)
+
+
+def _about(collection: Labelled, frozen: bool, smoothing: float) -> dict[str, Any]:
+    return {
+        "method": "multitask",
+        "attributes": list(collection.attributes),
+        "labels": labels_sha256(collection),
+        "frozen": frozen,
+        "smoothing": smoothing,
+    }
+
+
+def labels_sha256(collection: Labelled) -> str:
+    """Hash images, splits, classes and labels, eight hexadecimal digits: by this, runs know what they were told."""
+    parts = [*collection.paths, *collection.splits]
+    for name in collection.attributes:
+        parts += [name, *collection.classes[name], *map(str, collection.labels[name].tolist())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

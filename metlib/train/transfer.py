@@ -1,0 +1,298 @@
+"""Frozen features, fine-tuning or from scratch? The regimes of transfer learning on one labelled collection.
+
+Every regime has the same budget: the same images as often, the same views of them, the same number of epochs at most
+and the same patience, the best epoch chosen on val and judged once on test. What differs is where the trunk starts and
+whether it learns. Seeds are averaged. A linear probe, logistic regression on frozen descriptors, stands beside them.
+Source of the regimes: Sabatelli, Kestemont, Daelemans, Geurts, ECCV Workshops 2018.
+
+    python -m metlib.train.transfer data/paintings R50IN --regimes probe fine-tuned --ledger figures/attributes.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from metlib import attributes, backbone, ledger, metrics
+from metlib.attributes import UNKNOWN, Labelled
+from metlib.backbone import Embedder
+from metlib.extract import SCALES, Reader
+from metlib.train.cache import build as build_cache
+from metlib.train.loop import Settings, history
+from metlib.train.multitask import SMOOTHING, Heads, describe, labels_sha256, load_heads, name_run
+from metlib.train.multitask import train as train_multitask
+
+REGIMES = ("probe", "frozen", "fine-tuned", "scratch", "art-to-art")
+"""Logistic regression; softmax on a frozen trunk; the whole network; from random weights; by another collection."""
+
+BUDGET = Settings(
+    lr=3e-4,
+    head_lr=1e-3,
+    weight_decay=0,
+    epochs=10,
+    step=5,
+    gamma=0.3,
+    batch=32,
+    size=128,
+    crop=0.4,
+    colour=False,
+    flip=True,
+    patience=4,
+    workers=0,
+)
+"""What each regime may spend; colours are left alone, for they tell styles apart, and half of the views mirrored."""
+
+RATES = {"frozen": (1e-3, 1e-2), "scratch": (1e-3, 1e-3)}
+"""Rates of trunk and heads where a regime needs others than the budget's."""
+
+_STRENGTHS = 10.0 ** np.arange(-4, 3)  # C of the logistic regression, chosen on val
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one regime came to: `predicted` (S, n) classes of the test images by attribute, a row for each seed.
+
+    `curves` are the histories with a column `seed` (none for the probe), `checkpoints` the best epochs' files.
+    """
+
+    regime: str
+    predicted: Mapping[str, NDArray[np.int64]]
+    curves: pd.DataFrame
+    checkpoints: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        shapes = {values.shape for values in self.predicted.values()}
+        if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+            raise ValueError(f"predictions must be (S, n) for each attribute, got {sorted(shapes)}")
+
+
+def fit_probe(collection: Labelled, descriptors: NDArray[np.float32]) -> Heads:
+    """Fit logistic regression for each attribute on the train rows of descriptors (N, D), its strength chosen on val.
+
+    Entries are standardised by train's mean and deviation, which are multiplied into the heads: these read plain
+    descriptors. A class that train lacks is never named. Raises ValueError where an attribute has no labelled train or
+    val images, or one class only.
+    """
+    train, val = collection.rows("train"), collection.rows("val")
+    weights, biases = {}, {}
+    for name in collection.attributes:
+        labels, n = collection.labels[name], len(collection.classes[name])
+        known, held = train[labels[train] != UNKNOWN], val[labels[val] != UNKNOWN]
+        if len(np.unique(labels[known])) < 2 or not len(held):
+            raise ValueError(
+                f"{name} has {len(np.unique(labels[known]))} class(es) in train and {len(held)} labelled images in "
+                "val: a probe needs two classes and a val split; make splits with attributes.stratify"
+            )
+        scaler = StandardScaler().fit(descriptors[known])
+        fits = [
+            LogisticRegression(C=strength, max_iter=1000).fit(scaler.transform(descriptors[known]), labels[known])
+            for strength in _STRENGTHS
+        ]
+        shown = scaler.transform(descriptors[held])
+        best = fits[int(np.argmax([fit.score(shown, labels[held]) for fit in fits]))]
+        slopes, offsets = best.coef_, best.intercept_
+        if len(slopes) == 1:  # two classes: one row says how far the second is ahead
+            slopes, offsets = np.stack([-slopes[0], slopes[0]]) / 2, np.array([-offsets[0], offsets[0]]) / 2
+        slopes = slopes / scaler.scale_
+        weight, bias = np.zeros((n, descriptors.shape[1])), np.full(n, -1e9)
+        weight[best.classes_], bias[best.classes_] = slopes, offsets - slopes @ scaler.mean_
+        weights[name], biases[name] = weight.astype(np.float32), bias.astype(np.float32)
+    return Heads(weights, biases, {name: collection.classes[name] for name in collection.attributes})
+
+
+def from_scratch(embedder: Embedder, seed: int) -> Embedder:
+    """Build the same architecture with weights drawn by `seed`."""
+    recipe = replace(embedder.recipe, seed=seed, origin="", training={}, gem_p=3.0)
+    return backbone.build(recipe, f"{embedder.name}-scratch")
+
+
+def run(
+    collection: Labelled,
+    embedder: Embedder,
+    work_dir: str | Path,
+    regime: str,
+    *,
+    settings: Settings = BUDGET,
+    seeds: Sequence[int] = (0, 1, 2),
+    other: Labelled | None = None,
+    smoothing: float = SMOOTHING,
+) -> Outcome:
+    """Learn a collection's attributes, all in one network, by one of `REGIMES`, and name the test images' classes.
+
+    `settings.size` is the square root of the area that images are brought to. "art-to-art" fine-tunes on `other`
+    first, by the same settings, then on the collection. What is finished under `work_dir` is not repeated.
+    Raises ValueError for another regime, no seeds, a collection whose splits share images, "art-to-art" without
+    `other`, and as `multitask.train` does.
+    """
+    if regime not in REGIMES:
+        raise ValueError(f"regime must be one of {', '.join(REGIMES)}, got {regime!r}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
+    if regime == "art-to-art" and other is None:
+        raise ValueError("art-to-art needs another collection to learn first: give other=")
+    refuse_shared(collection)
+    reader = read_cached(collection, work_dir, settings.size)
+    test = collection.rows("test")
+    if regime == "probe":
+        descriptors = describe(collection, embedder, work_dir, reader, scales=SCALES)
+        named = fit_probe(collection, descriptors).predict(descriptors[test])
+        return Outcome(regime, {name: values[None] for name, values in named.items()}, pd.DataFrame())
+    lr, head_lr = RATES.get(regime, (settings.lr, settings.head_lr))
+    answers: list[dict[str, NDArray[np.int64]]] = []
+    curves, checkpoints = [], []
+    for seed in seeds:
+        chosen = replace(settings, seed=seed, lr=lr, head_lr=head_lr, frozen_norm=regime != "scratch")
+        start = from_scratch(embedder, seed) if regime == "scratch" else embedder
+        if regime == "art-to-art" and other is not None:
+            start = backbone.load(_train(other, start, work_dir, chosen, smoothing=smoothing))
+        path = _train(collection, start, work_dir, chosen, frozen=regime == "frozen", smoothing=smoothing)
+        answers.append(predict(collection, path, work_dir, settings.size))
+        curves.append(history(path.parent).assign(seed=seed))
+        checkpoints.append(path)
+    predicted = {name: np.stack([answer[name] for answer in answers]) for name in collection.attributes}
+    return Outcome(regime, predicted, pd.concat(curves, ignore_index=True), tuple(checkpoints))
+
+
+def predict(collection: Labelled, checkpoint: Path, work_dir: str | Path, size: int) -> dict[str, NDArray[np.int64]]:
+    """Name the classes (n,) of the test images by a checkpoint of `multitask` and its heads, by attribute."""
+    reader = read_cached(collection, work_dir, size)
+    rows = describe(collection, backbone.load(checkpoint), work_dir, reader, split="test")
+    return load_heads(checkpoint).predict(rows)
+
+
+def read_cached(collection: Labelled, work_dir: str | Path, size: int) -> Reader:
+    """Decode a collection's images once, brought to an area of `size` squared, or open what is there."""
+    return build_cache(collection.images, work_dir, size)
+
+
+def refuse_shared(collection: Labelled) -> None:
+    """Raise ValueError where an image stands in two splits under two names: a test image must not have been learned."""
+    shared = attributes.find_shared(collection)
+    if len(shared):
+        first = shared.iloc[0]
+        raise ValueError(
+            f"{len(shared)} image(s) of {collection.name} stand in two splits, the first {first['path']} in "
+            f"{first['split']} and {first['other']} in {first['other_split']}: leave them out with "
+            "attributes.drop_shared"
+        )
+
+
+def _train(collection: Labelled, start: Embedder, work_dir: str | Path, settings: Settings, **options: Any) -> Path:
+    told = name_run(collection, start, settings, **options)
+    reader = read_cached(collection, work_dir, settings.size)
+    return train_multitask(
+        collection, start, Path(work_dir, "train", told), reader=reader, settings=settings, **options
+    )
+
+
+def score(collection: Labelled, outcomes: Iterable[Outcome], seed: int = 0) -> pd.DataFrame:
+    """Score outcomes on the test images that have a label: a row an attribute and regime, fractions.
+
+    Columns: `attribute`, `regime`, those of `metrics.summarise_accuracy`, and `majority`, the accuracy of always
+    naming train's largest class.
+    """
+    rows, test = [], collection.rows("test")
+    for outcome in outcomes:
+        for name, predicted in outcome.predicted.items():
+            truth = collection.labels[name][test]
+            known = truth != UNKNOWN
+            summary = metrics.summarise_accuracy(predicted[:, known] == truth[known], seed=seed)
+            majority = attributes.majority(collection, name)
+            rows.append({"attribute": name, "regime": outcome.regime} | summary | {"majority": majority})
+    return pd.DataFrame(rows).sort_values("attribute", kind="stable", ignore_index=True)
+
+
+def ledger_rows(
+    collection: Labelled,
+    scores: pd.DataFrame,
+    embedder: Embedder,
+    settings: Settings,
+    *,
+    note: str = "",
+    date: str | None = None,
+) -> list[dict[str, Any]]:
+    """Give rows of `ledger.ATTRIBUTES` for a table of `score`, in percent; `embedder` is the network started from."""
+    train, together = collection.rows("train"), " + ".join(collection.attributes)
+    rows = []
+    for row in scores.to_dict("records"):
+        name = row["attribute"]
+        both = len(collection.attributes) > 1 and row["regime"] != "probe"
+        rows.append(
+            {
+                "date": date or datetime.date.today().isoformat(),
+                "collection": collection.name,
+                "labels": labels_sha256(collection.select(name)),
+                "attribute": name,
+                "classes": len(collection.classes[name]),
+                "train": int((collection.labels[name][train] != UNKNOWN).sum()),
+                "test": int(row["images"]),
+                "network": embedder.name,
+                "weights": embedder.weights_sha256()[:8],
+                "method": f"{row['regime']}, {together} in one" if both else row["regime"],
+                "pixels": settings.size,
+                "seeds": int(row["seeds"]),
+                **{
+                    key: 100 * row[key] for key in ("accuracy", "accuracy_low", "accuracy_high", "seed_std", "majority")
+                },
+                "note": note,
+            }
+        )
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run regimes on a collection and print the table; 2 where something asked for can't be done."""
+    parser = argparse.ArgumentParser(
+        prog="python -m metlib.train.transfer",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("collection", help="a labelled collection, in one of the forms of metlib.attributes")
+    parser.add_argument("backbone", help="a recipe, timm name or checkpoint to start from")
+    parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=["probe", "fine-tuned"])
+    parser.add_argument("--attributes", nargs="+", help="default: all that there are")
+    parser.add_argument("--together", action="store_true", help="one network for all attributes, not one for each")
+    parser.add_argument("--other", help="the collection that art-to-art learns first")
+    parser.add_argument("--seeds", type=int, default=3, help="training runs to average (default: 3)")
+    parser.add_argument("--work", default="work", help="folder for pixels, runs and descriptors (default: work)")
+    parser.add_argument("--ledger", help="a ledger of labelled collections to write the rows into")
+    for name in ("size", "epochs", "batch", "lr", "head_lr"):
+        value = getattr(BUDGET, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default: {value}")
+    chosen = parser.parse_args(arguments)
+    settings = replace(BUDGET, **{name: getattr(chosen, name) for name in ("size", "epochs", "batch", "lr", "head_lr")})
+    try:
+        whole = attributes.make_ready(attributes.read(chosen.collection, attributes=chosen.attributes))
+        other = attributes.make_ready(attributes.read(chosen.other)) if chosen.other else None
+        print("\n".join(whole.notes))
+        embedder = backbone.load(chosen.backbone)
+        parts = [whole] if chosen.together else [whole.select(name) for name in whole.attributes]
+        for part in parts:
+            outcomes = [
+                run(part, embedder, chosen.work, regime, settings=settings, seeds=range(chosen.seeds), other=other)
+                for regime in chosen.regimes
+            ]
+            scores = score(part, outcomes)
+            print(scores.round(3).to_string(index=False), flush=True)
+            if chosen.ledger:
+                rows = ledger_rows(part, scores, embedder, settings)
+                ledger.append(chosen.ledger, rows, ledger.ATTRIBUTES)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}".replace("\n", " "), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""The regimes of transfer learning: equal budgets, test judged once, splits that share nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from metlib import attributes, backbone, ledger
+from metlib.attributes import UNKNOWN, Labelled
+from metlib.backbone import Embedder
+from metlib.train import transfer
+from metlib.train.loop import Settings
+from metlib.train.transfer import BUDGET, REGIMES, Outcome, fit_probe, from_scratch, ledger_rows, run, score
+
+
+@pytest.fixture(scope="module")
+def budget(settings: Settings) -> Settings:
+    return replace(BUDGET, epochs=1, size=32, batch=18, device="cpu", lr=1e-3, head_lr=1e-2)
+
+
+def test_a_probe_is_scikit_learns_logistic_regression(paintings: Labelled) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(len(paintings), 6)).astype(np.float32)
+    rows[:, 0] += 2 * paintings.labels["colour"]
+    rows[:, 1] += 3 * (paintings.labels["edge"] == 1)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    named = fit_probe(paintings, rows).predict(rows)
+    train, val = paintings.rows("train"), paintings.rows("val")
+    for name, labels in paintings.labels.items():
+        known, held = train[labels[train] != UNKNOWN], val[labels[val] != UNKNOWN]
+        fits = [
+            make_pipeline(StandardScaler(), LogisticRegression(C=10.0**c, max_iter=1000)).fit(
+                rows[known], labels[known]
+            )
+            for c in range(-4, 3)
+        ]
+        best = fits[int(np.argmax([fit.score(rows[held], labels[held]) for fit in fits]))]
+        assert (named[name] == best.predict(rows)).mean() > 0.98  # float32 heads may turn a tie
+    few = paintings.take(paintings.labels["colour"] != 2)
+    assert set(fit_probe(few, rows[paintings.labels["colour"] != 2]).predict(rows)["colour"].tolist()) <= {0, 1}
+
+
+def test_every_regime_learns_something_and_starts_where_it_says(
+    paintings: Labelled, embedder: Embedder, budget: Settings, tmp_path: Path
+) -> None:
+    colour, other = paintings.select("colour"), paintings.select("edge")
+    outcomes = {
+        regime: run(colour, embedder, tmp_path, regime, settings=budget, seeds=(0, 1), other=other)
+        for regime in REGIMES
+    }
+    table = score(colour, outcomes.values()).set_index("regime")
+    assert list(table.index) == list(REGIMES)
+    assert (table["seeds"] == [1, 2, 2, 2, 2]).all() and (table["images"] == 18).all()
+    assert table.loc["probe", "accuracy"] > 0.8
+    assert ((table["accuracy_low"] <= table["accuracy"]) & (table["accuracy"] <= table["accuracy_high"])).all()
+    assert table["majority"].nunique() == 1
+    starts = {
+        regime: [backbone.load(path).recipe.training["start"] for path in outcome.checkpoints]
+        for regime, outcome in outcomes.items()
+    }
+    assert starts["frozen"] == starts["fine-tuned"] == ["tiny", "tiny"]
+    assert starts["scratch"] == ["tiny-scratch"] * 2
+    assert all("edge" in start for start in starts["art-to-art"])
+    for outcome in list(outcomes.values())[1:]:
+        assert set(outcome.curves["seed"]) == {0, 1} and outcome.curves["epoch"].max() == 1
+    again = run(colour, embedder, tmp_path, "frozen", settings=budget, seeds=(0, 1))
+    np.testing.assert_array_equal(again.predicted["colour"], outcomes["frozen"].predicted["colour"])
+
+
+def test_from_scratch_is_the_same_architecture_with_other_weights(embedder: Embedder) -> None:
+    first, second = from_scratch(embedder, 0), from_scratch(embedder, 1)
+    assert first.recipe.arch == embedder.recipe.arch and first.dim == embedder.dim
+    assert not torch.equal(next(first.parameters()), next(second.parameters()))
+    assert torch.equal(next(first.parameters()), next(from_scratch(embedder, 0).parameters()))
+
+
+def test_a_collection_whose_splits_share_an_image_is_refused(
+    paintings: Labelled, embedder: Embedder, tmp_path: Path
+) -> None:
+    for i in range(len(paintings)):
+        (tmp_path / f"{i}.png").write_bytes(paintings.file(i if i != 4 else 0).read_bytes())
+    twins = replace(paintings, root=tmp_path)
+    with pytest.raises(ValueError, match=r"1 image\(s\) of paintings stand in two splits, the first 4.png in test"):
+        run(twins, embedder, tmp_path / "work", "probe")
+    assert len(attributes.drop_shared(twins)) == len(twins) - 1
+
+
+def test_scores_leave_out_images_without_a_label_and_average_seeds(paintings: Labelled) -> None:
+    test = paintings.rows("test")
+    truth = paintings.labels["edge"][test]
+    wrong = np.where(truth == UNKNOWN, 0, 1 - truth)
+    outcome = Outcome("frozen", {"edge": np.stack([np.maximum(truth, 0), wrong])}, curves=None)  # type: ignore[arg-type]
+    row = score(paintings, [outcome]).iloc[0]
+    assert row["images"] == (truth != UNKNOWN).sum() and row["accuracy"] == 0.5
+    assert row["seed_std"] == pytest.approx(np.std([1, 0], ddof=1))
+    assert row["majority"] == attributes.majority(paintings, "edge")
+
+
+def test_rows_of_the_ledger_are_read_back(
+    paintings: Labelled, embedder: Embedder, budget: Settings, tmp_path: Path
+) -> None:
+    outcome = run(paintings, embedder, tmp_path, "probe", settings=budget)
+    rows = ledger_rows(paintings, score(paintings, [outcome]), embedder, budget, date="2026-11-21")
+    path = ledger.append(tmp_path / "attributes.csv", rows, ledger.ATTRIBUTES)
+    before = path.read_bytes()
+    back = ledger.read(path, ledger.ATTRIBUTES)
+    assert list(back["attribute"]) == ["colour", "edge"] and (back["majority"] < back["accuracy"]).all()
+    ledger.append(path, ledger_rows(paintings, score(paintings, [outcome]), embedder, budget), ledger.ATTRIBUTES)
+    assert path.read_bytes() == before  # a repeated run changes nothing, its date neither
+    with pytest.raises(ValueError, match="is no ledger of results"):
+        ledger.read(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"regime": "warm"}, "regime must be one of probe, frozen"),
+        ({"regime": "frozen", "seeds": ()}, "seeds must be different numbers"),
+        ({"regime": "frozen", "seeds": (1, 1)}, "seeds must be different numbers"),
+        ({"regime": "art-to-art"}, "needs another collection"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    paintings: Labelled, embedder: Embedder, tmp_path: Path, options: dict, match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        run(paintings, embedder, tmp_path, **options)
+
+
+def test_the_command_line_runs_a_collection_into_a_ledger(
+    museum, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--regimes", "probe", "--attributes", "kind", "--size", "32", "--work", tmp_path, "--ledger"]
+    arguments = [museum.root, checkpoint, *words, tmp_path / "attributes.csv"]
+    assert transfer.main([str(word) for word in arguments]) == 0
+    assert "majority" in capsys.readouterr().out
+    assert len(ledger.read(tmp_path / "attributes.csv", ledger.ATTRIBUTES)) == 1
+    assert transfer.main([str(tmp_path), str(checkpoint)]) == 2
+    assert "error: " in capsys.readouterr().err
