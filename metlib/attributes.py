@@ -804,21 +804,45 @@ def find_shared(collection: Labelled) -> pd.DataFrame:
     Only files of equal size are read. Raises OSError for a missing file.
     """
     splits: list[str] = collection.splits.tolist()
-    by_size: dict[int, list[int]] = defaultdict(list)
-    for row in (row for row, split in enumerate(splits) if split):
-        by_size[collection.file(row).stat().st_size].append(row)
-    by_bytes: dict[str, list[int]] = defaultdict(list)
-    for rows in by_size.values():
-        if len({splits[row] for row in rows}) > 1:
-            for row in rows:
-                by_bytes[sha256(collection.file(row))].append(row)
+    used = [row for row, split in enumerate(splits) if split]
     found = []
-    for rows in by_bytes.values():
+    for places in _same_bytes([(collection.file(row), splits[row]) for row in used]):
+        rows = [used[place] for place in places]
         ranked = sorted(rows, key=lambda row: -SPLITS.index(splits[row]))
         for row, other in combinations(ranked, 2):
             if splits[row] != splits[other]:
                 found.append((collection.paths[row], splits[row], collection.paths[other], splits[other]))
     return pd.DataFrame(found, columns=["path", "split", "other", "other_split"])
+
+
+def find_learned(collection: Labelled, other: Labelled) -> pd.DataFrame:
+    """Find images of another collection whose bytes are judged here, in val or test: columns path, split, other.
+
+    Raises OSError for a missing file.
+    """
+    judged = [row for row, split in enumerate(collection.splits) if split in ("val", "test")]
+    files = [(collection.file(row), "judged") for row in judged]
+    files += [(other.file(row), "other") for row in range(len(other))]
+    found = []
+    for places in _same_bytes(files):
+        here = [judged[place] for place in places if place < len(judged)]
+        there = [place - len(judged) for place in places if place >= len(judged)]
+        found += [(collection.paths[i], collection.splits[i], other.paths[j]) for i in here for j in there]
+    return pd.DataFrame(found, columns=["path", "split", "other"])
+
+
+def _same_bytes(files: Sequence[tuple[Path, str]]) -> Iterator[list[int]]:
+    """Places of files of identical bytes, of at least two sides; only files of equal size are read."""
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for place, (file, _) in enumerate(files):
+        by_size[file.stat().st_size].append(place)
+    for places in by_size.values():
+        if len({files[place][1] for place in places}) < 2:
+            continue
+        by_bytes: dict[str, list[int]] = defaultdict(list)
+        for place in places:
+            by_bytes[sha256(files[place][0])].append(place)
+        yield from (same for same in by_bytes.values() if len({files[place][1] for place in same}) > 1)
 
 
 def drop_shared(collection: Labelled) -> Labelled:

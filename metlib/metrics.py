@@ -143,9 +143,10 @@ def summary(
 def summarise_accuracy(correct: ArrayLike, n_resamples: int = 1000, seed: int = 0) -> dict[str, float]:
     """Average the accuracy of S trained networks on the same n images, with a 95 % interval, as fractions.
 
-    `correct` (S, n) bool, a row for each training seed. Images are resampled, and among several networks those too, so
-    the interval covers the draw of both. Keys: `images`, `seeds`, `accuracy`, `accuracy_low`, `accuracy_high`, and
-    `seed_std`, the standard deviation over networks (0 for one). Raises ValueError for another shape or no images.
+    `correct` (S, n) bool, a row for each training seed; or differences of two networks' answers, from -1 to 1. Images
+    are resampled, and among several networks those too, so the interval covers the draw of both. Keys: `images`,
+    `seeds`, `accuracy`, `accuracy_low`, `accuracy_high`, and `seed_std`, the standard deviation over networks (0 for
+    one). Raises ValueError for another shape or no images.
     """
     right = np.asarray(correct, dtype=np.float64)
     if right.ndim != 2 or not right.size:

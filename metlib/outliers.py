@@ -109,6 +109,25 @@ def knn_distance(
     return 1 - found
 
 
+def score_all(
+    logits: ArrayLike,
+    train: ArrayLike,
+    train_labels: ArrayLike,
+    descriptors: ArrayLike,
+    labels: ArrayLike | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Score images (N,) by all four ways, by name; arguments and errors as for each.
+
+    `logits` (N, C) and `descriptors` (N, D) are of the same images. Energy never sees `labels`.
+    """
+    return {
+        "maximum softmax": max_softmax(logits, labels),
+        "energy": energy(logits),
+        "class mean": mean_distance(train, train_labels, descriptors, labels),
+        "k nearest": knn_distance(train, train_labels, descriptors, labels=labels),
+    }
+
+
 def swap_labels(labels: ArrayLike, share: float, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Give a share of the rows another label: the labels (N,) int64, and which were swapped (N,) bool.
 

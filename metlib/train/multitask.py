@@ -205,16 +205,29 @@ def describe(
 ) -> NDArray[np.float32]:
     """Describe a collection's images, of one split or all, or read what is finished: (n, D) float32 unit rows.
 
-    Rows come in the collection's order. Folders under `work_dir` state collection and images, network and weights,
-    pixels and scales.
+    Rows come in the collection's order.
     """
-    rows = np.arange(len(collection)) if split is None else collection.rows(split)
-    images = Split(collection.paths[rows], rows, collection.root)
+    images = collection.images if split is None else collection.split(split)
+    return describe_split(images, embedder, work_dir, reader, label=split or collection.name, scales=scales)
+
+
+def describe_split(
+    images: Split,
+    embedder: Embedder,
+    work_dir: str | Path,
+    reader: Reader,
+    *,
+    label: str = "images",
+    scales: Sequence[float] = (1,),
+) -> NDArray[np.float32]:
+    """Describe any images through a reader, or read what is finished: (n, D) float32 unit rows.
+
+    Folders under `work_dir` state images, network and weights, pixels and scales.
+    """
     ways = "-".join(["pixels", re.sub(r"[^a-z0-9]+", "-", reader.name), *(f"{scale:.3g}" for scale in scales)])
     told = json.dumps(embedder.identity, sort_keys=True, default=str)  # runs that froze the trunk share their weights
     network = f"{embedder.name}-{embedder.weights_sha256()[:8]}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-    folder = Path(work_dir, f"{collection.name}-{list_sha256(images)[:8]}", network, ways)
-    label = collection.name if split is None else split
+    folder = Path(work_dir, f"{images.root.resolve().parent.name}-{list_sha256(images)[:8]}", network, ways)
     return extract.load_descriptors(
         extract.extract(images, embedder, folder, scales=scales, reader=reader, label=label)
     )

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -53,10 +54,10 @@ BUDGET = Settings(
 )
 """What each regime may spend; colours are left alone, for they tell styles apart, and half of the views mirrored."""
 
-RATES = {"frozen": (1e-3, 1e-2), "scratch": (1e-3, 1e-3)}
-"""Rates of trunk and heads where a regime needs others than the budget's."""
+SCRATCH_LR = 1e-3
+"""The trunk's rate from scratch, where there is nothing to be careful of."""
 
-_STRENGTHS = 10.0 ** np.arange(-4, 3)  # C of the logistic regression, chosen on val
+_STRENGTHS = 10.0 ** np.arange(-4, 2.5, 0.5)  # C of the logistic regression, chosen on val
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,7 @@ class Outcome:
 def fit_probe(collection: Labelled, descriptors: NDArray[np.float32]) -> Heads:
     """Fit logistic regression for each attribute on the train rows of descriptors (N, D), its strength chosen on val.
 
+    The strength is that of least log loss, which tells more of a small val than its accuracy.
     Entries are standardised by train's mean and deviation, which are multiplied into the heads: these read plain
     descriptors. A class that train lacks is never named. Raises ValueError where an attribute has no labelled train or
     val images, or one class only.
@@ -99,8 +101,8 @@ def fit_probe(collection: Labelled, descriptors: NDArray[np.float32]) -> Heads:
             LogisticRegression(C=strength, max_iter=1000).fit(scaler.transform(descriptors[known]), labels[known])
             for strength in _STRENGTHS
         ]
-        shown = scaler.transform(descriptors[held])
-        best = fits[int(np.argmax([fit.score(shown, labels[held]) for fit in fits]))]
+        losses = [_log_loss(fit, scaler.transform(descriptors[held]), labels[held]) for fit in fits]
+        best = fits[int(np.argmin(losses))]
         slopes, offsets = best.coef_, best.intercept_
         if len(slopes) == 1:  # two classes: one row says how far the second is ahead
             slopes, offsets = np.stack([-slopes[0], slopes[0]]) / 2, np.array([-offsets[0], offsets[0]]) / 2
@@ -109,6 +111,14 @@ def fit_probe(collection: Labelled, descriptors: NDArray[np.float32]) -> Heads:
         weight[best.classes_], bias[best.classes_] = slopes, offsets - slopes @ scaler.mean_
         weights[name], biases[name] = weight.astype(np.float32), bias.astype(np.float32)
     return Heads(weights, biases, {name: collection.classes[name] for name in collection.attributes})
+
+
+def _log_loss(fit: LogisticRegression, rows: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """The mean of -log p of the labels (n,), over those that train has a class for."""
+    seen = np.isin(labels, fit.classes_)
+    scores = fit.decision_function(rows[seen])  # (n, C), of two classes (n,): how far the second is ahead
+    logs = log_softmax(scores if scores.ndim == 2 else np.stack([np.zeros_like(scores), scores], axis=1), axis=1)
+    return float(-logs[np.arange(len(logs)), np.searchsorted(fit.classes_, labels[seen])].mean())
 
 
 def from_scratch(embedder: Embedder, seed: int) -> Embedder:
@@ -133,7 +143,7 @@ def run(
     `settings.size` is the square root of the area that images are brought to. "art-to-art" fine-tunes on `other`
     first, by the same settings, then on the collection. What is finished under `work_dir` is not repeated.
     Raises ValueError for another regime, no seeds, a collection whose splits share images, "art-to-art" without
-    `other`, and as `multitask.train` does.
+    `other` or with one that holds judged images, and as `multitask.train` does.
     """
     if regime not in REGIMES:
         raise ValueError(f"regime must be one of {', '.join(REGIMES)}, got {regime!r}")
@@ -141,18 +151,18 @@ def run(
         raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
     if regime == "art-to-art" and other is None:
         raise ValueError("art-to-art needs another collection to learn first: give other=")
-    refuse_shared(collection)
+    refuse_shared(collection, other if regime == "art-to-art" else None)
     reader = read_cached(collection, work_dir, settings.size)
     test = collection.rows("test")
     if regime == "probe":
         descriptors = describe(collection, embedder, work_dir, reader, scales=SCALES)
         named = fit_probe(collection, descriptors).predict(descriptors[test])
         return Outcome(regime, {name: values[None] for name, values in named.items()}, pd.DataFrame())
-    lr, head_lr = RATES.get(regime, (settings.lr, settings.head_lr))
+    lr = SCRATCH_LR if regime == "scratch" else settings.lr
     answers: list[dict[str, NDArray[np.int64]]] = []
     curves, checkpoints = [], []
     for seed in seeds:
-        chosen = replace(settings, seed=seed, lr=lr, head_lr=head_lr, frozen_norm=regime != "scratch")
+        chosen = replace(settings, seed=seed, lr=lr, frozen_norm=regime != "scratch")
         start = from_scratch(embedder, seed) if regime == "scratch" else embedder
         if regime == "art-to-art" and other is not None:
             start = backbone.load(_train(other, start, work_dir, chosen, smoothing=smoothing))
@@ -176,8 +186,8 @@ def read_cached(collection: Labelled, work_dir: str | Path, size: int) -> Reader
     return build_cache(collection.images, work_dir, size)
 
 
-def refuse_shared(collection: Labelled) -> None:
-    """Raise ValueError where an image stands in two splits under two names: a test image must not have been learned."""
+def refuse_shared(collection: Labelled, other: Labelled | None = None) -> None:
+    """Raise ValueError where an image that is judged was learned: in train under another name, or in `other`."""
     shared = attributes.find_shared(collection)
     if len(shared):
         first = shared.iloc[0]
@@ -185,6 +195,15 @@ def refuse_shared(collection: Labelled) -> None:
             f"{len(shared)} image(s) of {collection.name} stand in two splits, the first {first['path']} in "
             f"{first['split']} and {first['other']} in {first['other_split']}: leave them out with "
             "attributes.drop_shared"
+        )
+    if other is None:
+        return
+    learned = attributes.find_learned(collection, other)
+    if len(learned):
+        first = learned.iloc[0]
+        raise ValueError(
+            f"{len(learned)} judged image(s) of {collection.name} are also in {other.name}, the first {first['path']} "
+            f"as {first['other']}: learn another collection first, or leave them out"
         )
 
 
