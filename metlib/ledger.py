@@ -62,17 +62,18 @@ _ACCURACIES = ("accuracy", "accuracy_low", "accuracy_high", "seed_std", "majorit
 ATTRIBUTES = Form(
     columns=(
         *("date", "collection", "attribute", "labels", "classes", "train", "test", "network", "weights", "method"),
-        *("pixels", "seeds", *_ACCURACIES, "note"),
+        *("pixels", "epochs", "seeds", *_ACCURACIES, "note"),
     ),
-    integers=("classes", "train", "test", "pixels", "seeds"),
+    integers=("classes", "train", "test", "pixels", "epochs", "seeds"),
     numbers=(),
     percentages=_ACCURACIES,
-    identity=("collection", "attribute", "labels", "network", "weights", "method", "pixels", "seeds"),
+    identity=("collection", "attribute", "labels", "network", "weights", "method", "pixels", "epochs", "seeds"),
 )
 """The ledger of labelled collections: test accuracy of an attribute, beside always naming the largest class.
 
 `labels` names images, splits and labels by hash; `train` and `test` count labelled images, `pixels` is the side of
-the square whose area images were brought to, `seed_std` the standard deviation over training seeds.
+the square whose area images were brought to, `epochs` the most that training had (0: none), `seed_std` the standard
+deviation over training seeds.
 """
 
 SOURCES = {

@@ -786,3 +786,47 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.Capt
     assert attributes.main([str(root), *wish]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        (None, {"train", "val", "test"}),
+        (["train"] * 30 + ["test"] * 10, {"train", "val", "test"}),
+        (["train"] * 30 + ["val"] * 10, {"train", "val", "test"}),
+        (["train"] * 20 + ["val"] * 10 + ["test"] * 10, {"train", "val", "test"}),
+    ],
+)
+def test_a_collection_is_made_ready_by_what_it_lacks(
+    splits: list[str] | None, expected: set[str], tmp_path: Path
+) -> None:
+    for i in range(40):
+        (tmp_path / f"{i}.jpg").write_bytes(bytes([i]))
+    before = made([i % 2 for i in range(40)], splits, root=tmp_path)
+    ready = attributes.make_ready(before)
+    assert {str(name) for name in ready.splits} == expected and len(ready) == 40
+    judged = [i for i, name in enumerate(splits or []) if name == ("test" if "test" in splits else "val")]
+    assert [str(ready.splits[i]) for i in judged] == ["test"] * len(judged)  # what is judged stays what is judged
+    assert bool(ready.notes) == (splits is None or {*splits} != {"train", "val", "test"})
+    assert (attributes.make_ready(before).splits == ready.splits).all()
+
+
+def test_copies_of_judged_images_are_left_out_when_made_ready(tmp_path: Path) -> None:
+    for i in range(40):
+        (tmp_path / f"{i}.jpg").write_bytes(bytes([i if i != 3 else 35]))
+    ready = attributes.make_ready(made([i % 2 for i in range(40)], ["train"] * 30 + ["val"] * 10, root=tmp_path))
+    assert "3.jpg" not in ready.paths and "35.jpg" in ready.paths
+    assert any("3.jpg (train) is 35.jpg (test)" in note for note in ready.notes)
+
+
+def test_judged_images_are_found_in_another_collection(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    for i in range(6):
+        (tmp_path / "here" / f"{i}.jpg").write_bytes(bytes([i]))
+        (tmp_path / "there" / f"{i}.jpg").write_bytes(bytes([i + 4]))
+    splits = ["train", "train", "train", "val", "train", "test"]
+    here, there = (made([0, 1, 0, 1, 0, 1], splits, root=tmp_path / name) for name in ("here", "there"))
+    found = attributes.find_learned(here, there)
+    assert found.to_dict("records") == [{"path": "5.jpg", "split": "test", "other": "1.jpg"}]
+    assert attributes.find_learned(there, here).empty  # there 0.jpg and 1.jpg are for training only

@@ -23,7 +23,7 @@ def reports(small_museum: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     arguments = ["--data", small_museum, "--reports", out, "--work", out / "work", "--timeout", 180]
     arguments += ["-p", "interactive", "true"]  # the sliders are run too, beside the static pictures
     arguments += ["-p", "changes", '{"size": 64, "epochs": 1}']  # of the training settings
-    arguments += ["-p", "collection", small_museum, "-p", "other_exhibits", 40]  # labelled images: these, and few others
+    arguments += ["-p", "collection", small_museum, "-p", "other_exhibits", 40]  # labelled images
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", "")  # the runner sets it for its kernels
         assert notebooks.main([str(word) for word in arguments]) == 0

@@ -283,3 +283,23 @@ def test_accuracy_refuses_too() -> None:
         accuracy([1, 2], [1])
     with pytest.raises(ValueError, match=r"M = 0"):
         accuracy([1], [-1])
+
+
+def test_accuracy_of_several_networks_is_their_mean_and_the_interval_covers_both_draws() -> None:
+    rng = np.random.default_rng(0)
+    correct = rng.random((3, 400)) < np.array([[0.6], [0.7], [0.8]])
+    row = metrics.summarise_accuracy(correct)
+    assert row["images"] == 400 and row["seeds"] == 3
+    assert row["accuracy"] == pytest.approx(correct.mean())
+    assert row["seed_std"] == pytest.approx(correct.mean(axis=1).std(ddof=1))
+    one = metrics.summarise_accuracy(correct[1:2])
+    assert one["seed_std"] == 0 and one["accuracy_low"] < correct[1].mean() < one["accuracy_high"]
+    assert row["accuracy_high"] - row["accuracy_low"] > one["accuracy_high"] - one["accuracy_low"]
+    binomial = 2 * 1.96 * np.sqrt(0.7 * 0.3 / 400)
+    assert one["accuracy_high"] - one["accuracy_low"] == pytest.approx(binomial, rel=0.15)
+    assert metrics.summarise_accuracy(correct) == row
+    paired = metrics.summarise_accuracy(1.0 * correct[2:] - correct[:1])
+    assert paired["accuracy"] == pytest.approx(correct[2].mean() - correct[0].mean()) and paired["accuracy_low"] > 0
+    for bad in ([], [[]], [True, False]):
+        with pytest.raises(ValueError, match=r"must be \(S, n\)"):
+            metrics.summarise_accuracy(bad)

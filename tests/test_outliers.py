@@ -325,3 +325,19 @@ def test_wrong_on_every_refuses_other_attributes_and_lengths() -> None:
             outliers.wrong_on_every(predicted, truth)
     with pytest.raises(ValueError, match=r"predicted a must be \(2,\) integers"):
         outliers.wrong_on_every({"a": [0]}, {"a": [0, 1]})
+
+
+def test_all_scores_are_those_of_each() -> None:
+    train, labels = collection(60, D=8)
+    logits = np.random.default_rng(0).normal(size=(60, 4))
+    for given_labels in (None, labels % 4):
+        table = outliers.score_all(logits, train, labels % 4, train, given_labels)
+        expected = {
+            "maximum softmax": outliers.max_softmax(logits, given_labels),
+            "energy": outliers.energy(logits),
+            "class mean": outliers.mean_distance(train, labels % 4, train, given_labels),
+            "k nearest": outliers.knn_distance(train, labels % 4, train, labels=given_labels),
+        }
+        assert list(table) == list(expected)
+        for name, score in expected.items():
+            np.testing.assert_array_equal(table[name], score)

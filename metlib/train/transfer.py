@@ -260,6 +260,7 @@ def ledger_rows(
                 "weights": embedder.weights_sha256()[:8],
                 "method": f"{row['regime']}, {together} in one" if both else row["regime"],
                 "pixels": settings.size,
+                "epochs": 0 if row["regime"] == "probe" else settings.epochs,
                 "seeds": int(row["seeds"]),
                 **{
                     key: 100 * row[key] for key in ("accuracy", "accuracy_low", "accuracy_high", "seed_std", "majority")
