@@ -49,7 +49,7 @@ from metlib.progress import track
 from metlib.train.augment import Views
 from metlib.whiten import PCAWhitening
 
-FREE = ("workers", "device", "log")
+FREE = ("workers", "device", "log", "verbose")
 """The settings that may change when a run is resumed: they change no result."""
 
 
@@ -65,7 +65,7 @@ class Settings:
     `projector` is the dimension of a linear layer that starts as PCA whitening learned on the database (None: no such
     layer). `frozen_norm` keeps batch norm's statistics as they came; training from scratch needs them learned (False).
     `precision` is "float32" or "bf16", automatic mixed precision. `device` is found by itself; `log` writes
-    TensorBoard's files.
+    TensorBoard's files, `verbose` prints a line an epoch.
     Raises ValueError for values that are none of these.
     """
 
@@ -90,6 +90,7 @@ class Settings:
     workers: int = 4
     device: str | None = None
     log: bool = False
+    verbose: bool = True
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "step": 1, "batch": 2, "accumulate": 1, "size": 32, "seed": 0, "workers": 0}
@@ -373,7 +374,7 @@ class _Run:
             team.from_first(self._write_history)  # the run may have been killed just before
         if not self._has_ended():
             self._train(make, state)
-        if team.rank == 0:
+        if team.rank == 0 and settings.verbose:
             row, score = self.rows[_best(self.rows, self.criterion)], _SCORES[self.criterion]
             last = f"epoch {row['epoch']} of {settings.epochs}, {100 * row[self.criterion]:.1f}"
             print(f"best by {score}: {last}", flush=True)
@@ -501,7 +502,8 @@ class _Run:
         self.rows.append(done)
         if self.team.rank == 0:
             self._write_history()
-            print(_say(done, self.settings.epochs), flush=True)
+            if self.settings.verbose:
+                print(_say(done, self.settings.epochs), flush=True)
         return plan
 
     def _describe(self, embedder: Embedder, split: Split, name: str) -> NDArray[np.float32]:

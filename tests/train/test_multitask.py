@@ -79,9 +79,12 @@ def test_it_learns_two_attributes_at_once_and_keeps_the_best_epoch(
 
 
 def test_a_frozen_trunk_stays_as_it_is_and_only_heads_learn(
-    paintings: Labelled, embedder: Embedder, budget: Settings, tmp_path: Path
+    paintings: Labelled, embedder: Embedder, budget: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = train(paintings, embedder, tmp_path / "run", frozen=True, settings=budget)
+    path = train(paintings, embedder, tmp_path / "run", frozen=True, settings=replace(budget, verbose=False))
+    assert capsys.readouterr().out == ""
+    assert train(paintings, embedder, tmp_path / "run", frozen=True, settings=budget) == path
+    assert "best by val accuracy: epoch" in capsys.readouterr().out
     after = backbone.load(path)
     for name, tensor in embedder.trunk.state_dict().items():
         assert torch.equal(tensor, after.trunk.state_dict()[name]), name
