@@ -26,7 +26,10 @@ import papermill
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import KernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient.output_widget import OutputWidget
 from nbformat import NotebookNode
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
 from traitlets.config import Config
 
 from metlib import dataset, report, synthetic
@@ -168,6 +171,45 @@ class _Line:
         print(f"\r{self.head} ... {text}\x1b[K" if self.live else text, file=sys.stderr, flush=True)
 
 
+class _Output(OutputWidget):  # type: ignore[misc]
+    """Holds what a slider's function draws, as a browser would, but sends nothing back to the kernel.
+
+    nbclient sends on the channel where a cell's reply is awaited; now and then that reply then lay there unread, and
+    the cell never ended.
+    """
+
+    def send(self, *_: Any, **__: Any) -> None:
+        """Keep what was drawn here."""
+
+
+class _Client(PapermillNotebookClient):  # type: ignore[misc]
+    """papermill's client, with those outputs."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.widget_registry["@jupyter-widgets/output"] = {"OutputModel": _Output}
+
+
+class _Engine(NBClientEngine):  # type: ignore[misc]
+    """papermill's own engine, with that client."""
+
+    @classmethod
+    def execute_managed_notebook(
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        start_timeout: int = 60,
+        execution_timeout: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run a notebook's cells."""
+        limits = {"startup_timeout": start_timeout, "timeout": execution_timeout}
+        return _Client(nb_man, kernel_name=kernel_name, config=options["config"], **limits).execute()
+
+
+papermill_engines.register("metlib", _Engine)
+
+
 def run(
     path: Path,
     out: Path,
@@ -215,6 +257,7 @@ def run(
             *(str(name).replace("{", "{{").replace("}", "}}") for name in (path, out)),  # format strings
             parameters=dict(values),
             kernel_name=kernel,
+            engine_name="metlib",
             language="python",
             cwd=path.parent,
             progress_bar=False,

@@ -20,7 +20,7 @@ def reports(small_museum: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     if not NOTEBOOKS:
         pytest.skip("notebooks/ is empty")
     out = tmp_path_factory.mktemp("course")
-    arguments = ["--data", small_museum, "--reports", out, "--work", out / "work", "--timeout", 180]
+    arguments = ["--data", small_museum, "--reports", out, "--work", out / "work", "--timeout", 300]
     arguments += ["-p", "interactive", "true"]  # the sliders are run too, beside the static pictures
     arguments += ["-p", "changes", '{"size": 64, "epochs": 1}']  # of the training settings
     arguments += ["-p", "collection", small_museum, "-p", "other_exhibits", 40]  # labelled images
