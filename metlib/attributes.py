@@ -212,8 +212,8 @@ def read_artgan(
     Lines are `path,class_index` (or `path,,class_index`, perhaps below a header), and `0 name` in the class file.
     ArtGAN split each attribute by itself, so an image may be trained on for one and judged for another. Here an image
     has one split: test wins over val, val over train, and each pair of files that disagrees is noted.
-    `attributes` chooses some; classes of fewer than `least` images are left out (0 keeps the class file's numbers);
-    `on_missing` says whether a row without its image is an error ("raise") or left out ("skip").
+    `attributes` chooses some (the splits of all count); classes of fewer than `least` images are left out (0 keeps the
+    class file's numbers); `on_missing` says whether a row without its image is an error ("raise") or left out ("skip").
     Raises FileNotFoundError for missing files and images, BadLabels for lines that can't be read, indices beyond the
     class file, one image with two classes, and what Labelled refuses.
     """
@@ -227,14 +227,18 @@ def read_artgan(
     notes = [f"{name}: left out, it has CSVs without a class file or the reverse" for name in sorted(named ^ {*files})]
     chosen = _choose(attributes, sorted(named & {*files}), root)
     classes = {attribute: _read_classes(root / f"{attribute}_class.txt") for attribute in chosen}
+    # Of the others only the splits are read: whoever is judged for any attribute is trained on for none.
     found: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)  # path -> attribute -> class, source
     listed: dict[tuple[str, str], dict[str, str]] = {}  # attribute, split -> path -> source
-    for attribute, split in ((attribute, split) for attribute in chosen for split in SPLITS):
+    for attribute, split in ((attribute, split) for attribute in sorted(files) for split in SPLITS):
         if split not in files[attribute]:
             continue
-        file, names, twice = files[attribute][split], classes[attribute], []
+        file, names, twice = files[attribute][split], classes.get(attribute), []
         own = listed[attribute, split] = {}
         for source, path, index in _read_pairs(file):
+            if names is None:
+                own.setdefault(path, source)
+                continue
             if index >= len(names):
                 raise BadLabels(
                     f"{source}: class index {index}, but {attribute}_class.txt has {len(names)} classes, "
@@ -254,10 +258,12 @@ def read_artgan(
         for path, source in own.items():
             best.setdefault(path, (split, source))
     notes += _disagreements(listed, best)
-    rows = [
-        _Row(path, best[path][1], {attribute: name for attribute, (name, _) in own.items()}, best[path][0])
-        for path, own in found.items()
-    ]
+    rows = []
+    for path, own in found.items():
+        split, source = best[path]
+        sources = [line for _, line in own.values()]  # of the chosen attributes: the one that decided, if it is there
+        labels = {attribute: name for attribute, (name, _) in own.items()}
+        rows.append(_Row(path, source if source in sources else sources[0], labels, split))
     return _collect(root, _image_folder(root), rows, classes, notes, least, on_missing)
 
 
@@ -333,6 +339,9 @@ def read_metadata(
     """
     root = Path(root)
     columns, table = _read_table(root / file, (id_column,))
+    for name in columns:
+        if "/" in name or dataset.leaves_root(name):
+            raise BadLabels(f"{root / file}:1: column {name[:80]!r} is no plain name: rename it")
     chosen = _choose(attributes, [name for name in columns if name not in (id_column, split_column)], root / file)
     notes = [] if split_column in columns else [f"{file} has no column {split_column!r}: make splits with stratify()"]
     listed = {name: root / f"{name}_class.txt" for name in chosen}
@@ -581,7 +590,7 @@ def _collect(
         seen[row.path] = row.source
     gone = [f"{row.path} ({row.source})" for row in rows if row.path not in there]
     if gone:
-        what = f"{len(gone):,} of {len(rows):,} rows name an image that isn't in {images}: {_few(gone)}"
+        what = f"{len(gone):,} of {len(rows):,} rows name no image ({', '.join(_SUFFIXES)}) in {images}: {_few(gone)}"
         if on_missing == "raise" or len(gone) == len(rows):
             raise FileNotFoundError(f"{what}. Fetch them, or leave such rows out with on_missing='skip'")
         notes.append(f"{what}; left out")
@@ -765,7 +774,7 @@ def summarise(collection: Labelled) -> pd.DataFrame:
         counts = _count(collection, attribute, None)
         train, test = (_count(collection, attribute, split) for split in ("train", "test"))
         train, test = (part if part.any() else counts for part in (train, test))
-        most, least = int(train.argmax()), int(np.where(counts, counts, counts.max()).argmin())
+        most, least = int(train.argmax()), int(np.where(counts, counts, counts.max() + 1).argmin())
         shares = counts[counts > 0] / counts.sum()
         rows.append(
             {

@@ -62,17 +62,18 @@ _ACCURACIES = ("accuracy", "accuracy_low", "accuracy_high", "seed_std", "majorit
 ATTRIBUTES = Form(
     columns=(
         *("date", "collection", "attribute", "labels", "classes", "train", "test", "network", "weights", "method"),
-        *("pixels", "epochs", "seeds", *_ACCURACIES, "note"),
+        *("pixels", "epochs", "settings", "seeds", *_ACCURACIES, "note"),
     ),
     integers=("classes", "train", "test", "pixels", "epochs", "seeds"),
     numbers=(),
     percentages=_ACCURACIES,
-    identity=("collection", "attribute", "labels", "network", "weights", "method", "pixels", "epochs", "seeds"),
+    identity=("collection", "attribute", "labels", "network", "weights", "method", "pixels", "settings", "seeds"),
 )
 """The ledger of labelled collections: test accuracy of an attribute, beside always naming the largest class.
 
 `labels` names images, splits and labels by hash; `train` and `test` count labelled images, `pixels` is the side of
-the square whose area images were brought to, `epochs` the most that training had (0: none), `seed_std` the standard
+the square whose area images were brought to, `epochs` the most that training had (0: none), `settings` names all of
+its settings by hash, `seed_std` the standard
 deviation over training seeds.
 """
 
@@ -198,7 +199,12 @@ def append(path: str | Path, rows: Iterable[Mapping[str, Any]], form: Form = RET
     for row in rows:
         line = _as_text(row, form)
         where = line.get("split") or line["attribute"]
-        _check(line, f"the row of {line['network']} on {where}", "make it with ledger.rows_of", form)
+        _check(
+            line,
+            f"the row of {line['network']} on {where}",
+            "make it with ledger.rows_of, or transfer.ledger_rows",
+            form,
+        )
         old = ledger.get(_identity(line, form))
         if old and all(line[column] == old[column] for column in form.columns if column not in ("date", "note")):
             line["date"] = old["date"]

@@ -203,8 +203,9 @@ class _Engine(NBClientEngine):  # type: ignore[misc]
         **options: Any,
     ) -> Any:
         """Run a notebook's cells."""
-        limits = {"startup_timeout": start_timeout, "timeout": execution_timeout}
-        return _Client(nb_man, kernel_name=kernel_name, config=options["config"], **limits).execute()
+        options |= {"startup_timeout": start_timeout, "timeout": execution_timeout, "kernel_name": kernel_name}
+        options.pop("input_path", None)  # papermill's, no trait of the client
+        return _Client(nb_man, **options).execute()
 
 
 papermill_engines.register("metlib", _Engine)

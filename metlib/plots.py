@@ -329,7 +329,7 @@ def score_bars(
             ax.annotate(f"{v:.1f}", (end, y), (5, 0), textcoords="offset points", va="center", fontsize=9)
     for y, value in zip(rows, 100 * table[baseline].to_numpy(np.float64) if baseline else [], strict=False):
         ax.plot([value, value], [y - 0.45, y + 0.45], color=INK, ls="dotted", lw=2)
-    ax.set_yticks(rows, [str(name) for name in table[label]])
+    ax.set_yticks(rows, [str(name).replace("$", r"\$") for name in table[label]])
     ax.set_ylim(len(table) - 0.45, -0.55)
     ax.margins(x=0.1)
     ax.set_xlim(left=0)
@@ -398,7 +398,7 @@ def class_counts(table: pd.DataFrame, *, most: int = 24, ax: Axes | None = None)
         raise ValueError(f"counts of {table['attribute'].nunique()} attributes: choose the rows of one")
     table = table.assign(all=table[list(splits)].sum(axis=1)).sort_values("all", ascending=False, kind="stable")
     shown, rest = table.iloc[:most], table.iloc[most:]
-    names = [str(name).replace("_", " ") for name in shown["class"]]
+    names = [_plain(name) for name in shown["class"]]
     names += [f"{len(rest)} other classes"] if len(rest) else []
     ax = _axes(ax, 7.0, 0.8 + 0.24 * len(names))
     starts = np.zeros(len(names))
@@ -433,7 +433,7 @@ def confusion(counts: ArrayLike, *, classes: Sequence[str], ax: Axes | None = No
     small = len(classes) > 12
     side = 2.2 + (0.24 if small else 0.42) * len(classes)
     ax = _axes(ax, side + 0.6, side)
-    names = [str(name).replace("_", " ") for name in classes]
+    names = [_plain(name) for name in classes]
     image = ax.imshow(shares, cmap="cividis", vmin=0, vmax=100)
     for (i, j), share in np.ndenumerate(shares):
         if totals[i] and (share >= 1 if not small else share >= 10):
@@ -469,7 +469,7 @@ def scatter(points: ArrayLike, labels: ArrayLike, *, classes: Sequence[str], ax:
         ax.scatter(where[others, 0], where[others, 1], s=9, color="#BBBBBB", lw=0, label="others")
     for place, c in enumerate(largest):
         colour, marker = CYCLE[place % len(CYCLE)], "os^Dv*PX"[place]
-        name = str(classes[c]).replace("_", " ")
+        name = _plain(classes[c])
         look: dict[str, Any] = {"s": 22, "color": colour, "marker": marker, "alpha": 0.85, "ec": INK, "lw": 0.3}
         ax.scatter(where[labels == c, 0], where[labels == c, 1], label=name, **look)
     ax.set(xticks=[], yticks=[])
@@ -819,6 +819,11 @@ def _say(name: str) -> str:
     return re.sub(r"(?<![a-z])(gap|acc)(?![a-z])", lambda found: found[0].upper(), name).replace("_", " ")
 
 
+def _plain(name: Any) -> str:
+    """A class's name as text: spaces for underscores, and a dollar that starts no formula."""
+    return str(name).replace("_", " ").replace("$", r"\$")
+
+
 def _percent(fraction: float) -> str:
     """A share in percent, with enough places that a small one isn't called nothing."""
     value = 100 * fraction
@@ -846,7 +851,8 @@ def _legend_above(ax: Axes, handles: Sequence[Artist]) -> None:
 def _wrapped(titles: Sequence[str] | None, inches: float) -> list[str]:
     """Titles broken into at most three lines of 9 pt text."""
     room = max(6, int(inches * 72 / 5.2))
-    return ["\n".join(textwrap.wrap(title, room, max_lines=3, placeholder=" …")) for title in titles or []]
+    wrapped = (textwrap.wrap(title, room, max_lines=3, placeholder=" …") for title in titles or [])
+    return ["\n".join(lines).replace("$", r"\$") for lines in wrapped]
 
 
 def _thumbnail(image: str | Path | NDArray[Any], side: float) -> NDArray[np.uint8]:

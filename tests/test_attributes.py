@@ -761,7 +761,9 @@ def test_the_command_line_sums_up_and_verifies(tmp_path: Path, capsys: pytest.Ca
     (root / "images/e.jpg").write_text("a.jpg", encoding="utf-8")
     assert attributes.main([str(root), "--attributes", "style"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("wiki: 4 images, 2 in train, 2 in val\nnote: 1 of 2 images of style-val are in style-train")
+    assert said.startswith("wiki: 4 images, 2 in train, 2 in val\nnote: ")
+    assert "note: 1 of 2 images of style-val are in style-train" in said
+    assert "note: 1 of 2 images of style-val are in artist-train" in said  # not asked for, and judged all the same
     assert "d.jpg" in said and "effective_classes" in said  # d.jpg has no row
     assert "classes missing from a split: 1" in said and "identical images in two splits: 1" in said
     assert attributes.main([str(root), "--verify"]) == 1
@@ -830,3 +832,30 @@ def test_judged_images_are_found_in_another_collection(tmp_path: Path) -> None:
     found = attributes.find_learned(here, there)
     assert found.to_dict("records") == [{"path": "5.jpg", "split": "test", "other": "1.jpg"}]
     assert attributes.find_learned(there, here).empty  # there 0.jpg and 1.jpg are for training only
+
+
+def test_choosing_an_attribute_leaves_nobody_trained_on_who_is_judged_for_another(tmp_path: Path) -> None:
+    """As in ArtGAN's CSVs, where artist-val images are in style-train."""
+    (tmp_path / "images").mkdir()
+    for i in range(8):
+        (tmp_path / "images" / f"{i}.jpg").write_bytes(bytes([i]))
+    for attribute, judged in (("style", {6, 7}), ("artist", {0, 1})):
+        for split in ("train", "val"):
+            lines = [f"{i}.jpg,{i % 2}" for i in range(8) if (i in judged) == (split == "val")]
+            (tmp_path / f"{attribute}_{split}.csv").write_text("\n".join(lines))
+        (tmp_path / f"{attribute}_class.txt").write_text("0 a\n1 b\n")
+    both, style = attributes.read(tmp_path), attributes.read(tmp_path, attributes=["style"])
+    assert dict(zip(both.paths, both.splits, strict=True)) == dict(zip(style.paths, style.splits, strict=True))
+    assert {str(path) for path in style.paths[style.rows("val")]} == {"0.jpg", "1.jpg", "6.jpg", "7.jpg"}
+    assert any("artist_val" in note or "artist-val" in note for note in style.notes)
+
+
+def test_a_column_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text(",ImageId,../secret\n0,a,x\n")
+    with pytest.raises(BadLabels, match=r"metadata.csv:1: column '../secret' is no plain name"):
+        attributes.read_metadata(tmp_path)
+
+
+def test_the_smallest_class_is_one_that_has_images() -> None:
+    row = attributes.summarise(made([1, 1, 2, 2])).iloc[0]
+    assert row["smallest"] == "c1" and row["smallest_images"] == 2 and row["imbalance"] == 1

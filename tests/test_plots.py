@@ -434,3 +434,17 @@ def test_a_sheet_lays_heat_over_the_images_that_have_one(files: list[Path]) -> N
         plots.sheet(files[:2], heats=[heat])
     with pytest.raises(ValueError, match="0 or more"):
         plots.sheet(files[:1], heats=[-heat])
+
+
+def test_a_dollar_in_a_name_starts_no_formula(tmp_path: Path, files: list[Path]) -> None:
+    odd = [r"$\\foo$", "a $x^$ b"]
+    table = pd.DataFrame({"class": odd, "train": [2, 1], "val": [0, 0], "test": [1, 1], "gap": [0.5, 0.4]})
+    drawn = (
+        plots.class_counts(table),
+        plots.confusion(np.eye(2), classes=odd),
+        plots.scatter(np.eye(2), [0, 1], classes=odd),
+        plots.score_bars(table, label="class", scores=("gap",)),
+        plots.sheet(files[:2], titles=odd),
+    )
+    for number, picture in enumerate(drawn):
+        plots.publish(picture, tmp_path / f"{number}.png", alt="names with dollars", stamp=STAMP)

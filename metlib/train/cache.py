@@ -38,7 +38,7 @@ class Cache:
     """Decoded images: call it with a file's path for its pixels (h, w, 3) uint8, which mustn't be written to.
 
     `places` (N, 3) int64 are first byte, height and width, `rows` finds a file's row. `name` says how the pixels were
-    made. Raises KeyError for a file that isn't in it.
+    made, and by `digest`, a hash of all of them, which they are. Raises KeyError for a file that isn't in it.
     """
 
     folder: Path
@@ -46,11 +46,12 @@ class Cache:
     rows: Mapping[str, int]
     places: NDArray[np.int64]
     pixels: NDArray[np.uint8]
+    digest: str
 
     @property
     def name(self) -> str:
         """How pixels come out of files: what a recipe says of them."""
-        return f"area of {self.side} x {self.side}, sides multiples of {STEP}, bicubic"
+        return f"area of {self.side} x {self.side}, sides multiples of {STEP}, bicubic; {self.digest}"
 
     def __len__(self) -> int:
         return len(self.places)
@@ -64,11 +65,14 @@ class Cache:
         return _open, (self.folder, self.side, list(self.rows))  # a worker maps the file; the bytes aren't sent to it
 
 
-def build(split: Split, work_dir: str | Path, side: int, *, workers: int = 4) -> Cache:
+def build(
+    split: Split, work_dir: str | Path, side: int, *, sources: Sequence[str] | None = None, workers: int = 4
+) -> Cache:
     """Decode the images of a split once, into a folder under `work_dir`, or open what is there.
 
-    `side` is the square root of the area that images are brought to, in pixels. The folder's name states the list of
-    images with the bytes of each file, so a changed image is decoded again. Only as many images as wait for a thread
+    `side` is the square root of the area that images are brought to, in pixels. The folder's name states the images
+    with the place, size and date of each file, so a changed image is decoded again. `sources` (N,) say where each is
+    listed, for the error that names one that can't be read. Only as many images as wait for a thread
     are in memory. Several processes may ask at once: one decodes, the others wait.
     Raises ValueError for a side below 32 or a split without images, OSError for an image that can't be read.
     """
@@ -77,14 +81,12 @@ def build(split: Split, work_dir: str | Path, side: int, *, workers: int = 4) ->
     if not len(split):
         raise ValueError(f"the split of {split.root} has no images: nothing to decode")
     files = [split.file(i) for i in range(len(split))]
-    listing = "\n".join(
-        [str(_FORM), *(f"{path}\t{_size(file)}" for path, file in zip(split.paths, files, strict=True))]
-    )
+    listing = "\n".join([str(_FORM), str(split.root.resolve()), *map(_state, split.paths, files)])
     folder = Path(work_dir) / "pixels" / f"{side}-{hashlib.sha256(listing.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         if not (folder / "places.npy").exists():
-            _decode(files, folder, side, workers)
+            _decode(files, folder, side, workers, sources)
     return _open(folder, side, [str(file) for file in files])
 
 
@@ -95,30 +97,37 @@ def fit_area(width: int, height: int, side: int) -> tuple[int, int]:
     return across, down
 
 
-def _size(file: Path) -> int:
+def _state(path: str, file: Path) -> str:
+    """A file's path with its size and date, by which it is known to be the same."""
     try:
-        return file.stat().st_size
+        now = file.stat()
+        return f"{path}\t{now.st_size}\t{now.st_mtime_ns}"
     except OSError:
-        return -1  # reading will say
+        return path  # reading will say
 
 
-def _decode(files: Sequence[Path], folder: Path, side: int, workers: int) -> None:
+def _decode(files: Sequence[Path], folder: Path, side: int, workers: int, sources: Sequence[str] | None) -> None:
     """Write all pixels one after another, then where each begins: the table comes last, so what is there is whole."""
 
     def read(path: Path) -> NDArray[np.uint8]:
         image = dataset.read_image(path)
         return np.asarray(image.resize(fit_area(*image.size, side), Image.Resampling.BICUBIC))
 
-    places, start = [], 0
+    places: list[tuple[int, ...]] = []
+    start, digest = 0, hashlib.sha256()
     with replacing(folder / "pixels.bin") as out, ThreadPoolExecutor(workers) as pool:
         bar = track(total=len(files), label="decoding")
         with bar:
             for pixels in decode_ahead(files, pool, 4 * workers, read):
                 if isinstance(pixels, OSError):
-                    raise OSError(f"can't read an image: {pixels}. Replace it, or leave its row out") from pixels
+                    where = f" ({sources[len(places)]})" if sources is not None else ""
+                    raise OSError(f"can't read an image: {pixels}{where}. Replace it, or leave its row out") from pixels
                 places.append((start, *pixels.shape[:2]))
                 start += out.write(pixels.tobytes())
+                digest.update(pixels.tobytes())
                 bar.update()
+    with replacing(folder / "sha256", "w") as text:
+        text.write(digest.hexdigest())
     with replacing(folder / "places.npy") as table:
         np.save(table, np.array(places, np.int64))
 
@@ -128,9 +137,10 @@ def _open(folder: Path, side: int, files: Sequence[str]) -> Cache:
     try:
         places = np.load(folder / "places.npy", allow_pickle=False)
         pixels = np.memmap(folder / "pixels.bin", np.uint8, "r")
+        digest = (folder / "sha256").read_text(encoding="ascii")[:8]
         ends = places[:, 0] + 3 * places[:, 1] * places[:, 2]
         if places.shape != (len(files), 3) or ends[-1] != len(pixels) or (places[1:, 0] != ends[:-1]).any():
             raise ValueError(f"{len(pixels)} bytes, places {places.shape} for {len(files)} images")
     except (OSError, ValueError, IndexError) as error:
         raise ValueError(f"{folder} is damaged ({error}): delete it to decode again") from error
-    return Cache(folder, side, {file: row for row, file in enumerate(files)}, places, pixels)
+    return Cache(folder, side, {file: row for row, file in enumerate(files)}, places, pixels, digest)

@@ -105,6 +105,9 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= most:
                 kind = "at least 0" if above < 0 else "positive" if most > 1 else "above 0 and at most 1"
                 raise ValueError(f"{name} must be a number, {kind}, got {value!r}")
+        for name in ("colour", "flip", "frozen_norm", "checkpointing", "log", "verbose"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.precision not in ("float32", "bf16"):
             raise ValueError(f"precision must be 'float32' or 'bf16', got {self.precision!r}")
         if self.accumulate > 1 and self.batch < 2 * self.accumulate:
@@ -370,7 +373,7 @@ class _Run:
         team.from_first(self._claim)
         state = self._read_state()
         if state:
-            self.rows, self.criterion = state["rows"], state["criterion"]
+            self.rows, self.criterion = state["rows"], state.get("criterion", Method.criterion)  # older runs have none
             team.from_first(self._write_history)  # the run may have been killed just before
         if not self._has_ended():
             self._train(make, state)
@@ -444,7 +447,8 @@ class _Run:
         if settings.frozen_norm:
             for network in (module for module in method.modules() if isinstance(module, Embedder)):
                 for layer in network.modules():
-                    layer.train(not isinstance(layer, nn.modules.batchnorm._BatchNorm))
+                    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                        layer.eval()
         means: dict[str, float] = {}
         with track(total=plan.images.size, label=f"epoch {epoch}/{settings.epochs}") as bar:
             for number, batch in enumerate(batches, 1):

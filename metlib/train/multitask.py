@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def load_heads(checkpoint: str | Path) -> Heads:
             biases = {name: file[f"bias_{i}"] for name, i in numbers.items()}
             classes = {name: tuple(file[f"classes_{i}"].tolist()) for name, i in numbers.items()}
         return Heads(weights, biases, classes)
-    except (KeyError, EOFError, ValueError) as error:
+    except (KeyError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} holds no heads ({error}): train again") from error
 
 
@@ -182,13 +183,23 @@ def as_museum(collection: Labelled) -> Museum:
     """Give a labelled collection the form that the training loop reads: train is the database; every image a label.
 
     The labels are rows of the collection: what an image is called depends on the attribute.
-    Raises ValueError for a collection without train, val or test.
+    Raises ValueError for a collection without train, val or test, and for an attribute that one of them has no label
+    of, or train a single class.
     """
     for name in ("train", "val", "test"):
         if not len(collection.rows(name)):
             raise ValueError(
                 f"{collection.name} has no {name} images: make splits with attributes.stratify, or take a share of "
                 "another split with attributes.hold_out"
+            )
+    for attribute, labels in collection.labels.items():
+        known = {name: np.unique(labels[collection.rows(name)]) for name in ("train", "val", "test")}
+        counts = {name: int((classes != UNKNOWN).sum()) for name, classes in known.items()}
+        if counts["train"] < 2 or not counts["val"] or not counts["test"]:
+            said = ", ".join(f"{count} in {name}" for name, count in counts.items())
+            raise ValueError(
+                f"{collection.name}, {attribute}: classes with images: {said}; expected two in train and one in val "
+                f"and test: make splits with attributes.stratify(by={attribute!r}), or leave it out with select()"
             )
     train, val, test = (collection.split(name) for name in ("train", "val", "test"))
     return Museum(train, val, test, collection.root, collection.name)
@@ -248,14 +259,23 @@ def train(
     `reader` gives pixels (`cache.build`); without it files are decoded again each epoch, at their native size. With
     `frozen` the heads alone learn. The best epoch is that of the largest mean val accuracy over attributes; its heads
     lie beside the checkpoint (`load_heads`), and the history has `val_loss` and each attribute's accuracy. Test images
-    are never looked at. Raises ValueError for a collection without splits, a smoothing outside [0, 1), and as
-    `loop.fit` does.
+    are never looked at; whether they were learned under another name is asked by `transfer.run`, not here.
+    Raises ValueError for a collection without splits, a smoothing outside [0, 1), a batch computed in parts where
+    labels are missing (each part would weigh its own), and as `loop.fit` does.
     """
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be from 0 to below 1, got {smoothing!r}")
-    about = _about(collection, frozen, smoothing) | {"title": "-".join(collection.attributes)}
+    settings = settings or Settings()
+    if settings.accumulate > 1 and (_labels_of(collection, "train") == UNKNOWN).any():
+        raise ValueError(
+            f"accumulate {settings.accumulate}: {collection.name} lacks labels, and their mean needs the whole batch; "
+            "ask for a smaller batch instead"
+        )
+    title = "-".join(collection.attributes)
+    title = title if len(title) <= 60 else f"{len(collection.attributes)}-attributes"
+    about = _about(collection, frozen, smoothing) | {"title": title}
     method = lambda network: MultiTask(network, collection, frozen=frozen, smoothing=smoothing)  # noqa: E731
-    return fit(as_museum(collection), embedder, out, settings or Settings(), method, about, reader)
+    return fit(as_museum(collection), embedder, out, settings, method, about, reader)
 
 
 def name_run(

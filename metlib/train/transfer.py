@@ -1,8 +1,9 @@
 """Frozen features, fine-tuning or from scratch? The regimes of transfer learning on one labelled collection.
 
-Every regime has the same budget: the same images as often, the same views of them, the same number of epochs at most
-and the same patience, the best epoch chosen on val and judged once on test. What differs is where the trunk starts and
-whether it learns. Seeds are averaged. A linear probe, logistic regression on frozen descriptors, stands beside them.
+Every regime has the same budget on the collection: the same images, the same views of them, the same number of epochs
+at most and the same patience, the best epoch chosen on val and judged once on test. What differs is where the trunk
+starts (art-to-art spent as much on the other collection before) and whether it learns. Seeds are averaged. A linear
+probe, logistic regression on frozen descriptors at the three scales, stands beside them; they see a single scale.
 Source of the regimes: Sabatelli, Kestemont, Daelemans, Geurts, ECCV Workshops 2018.
 
     python -m metlib.train.transfer data/paintings R50IN --regimes probe fine-tuned --ledger figures/attributes.csv
@@ -12,6 +13,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
+import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -81,7 +85,9 @@ class Outcome:
 def fit_probe(collection: Labelled, descriptors: NDArray[np.float32]) -> Heads:
     """Fit logistic regression for each attribute on the train rows of descriptors (N, D), its strength chosen on val.
 
-    The strength is that of least log loss, which tells more of a small val than its accuracy.
+    The strength is that of least log loss on val's images of classes that train has, which tells more of a small val
+    than its accuracy.
+
     Entries are standardised by train's mean and deviation, which are multiplied into the heads: these read plain
     descriptors. A class that train lacks is never named. Raises ValueError where an attribute has no labelled train or
     val images, or one class only.
@@ -90,7 +96,8 @@ def fit_probe(collection: Labelled, descriptors: NDArray[np.float32]) -> Heads:
     weights, biases = {}, {}
     for name in collection.attributes:
         labels, n = collection.labels[name], len(collection.classes[name])
-        known, held = train[labels[train] != UNKNOWN], val[labels[val] != UNKNOWN]
+        known = train[labels[train] != UNKNOWN]
+        held = val[np.isin(labels[val], labels[known])]  # a class that train lacks tells nothing of the strength
         if len(np.unique(labels[known])) < 2 or not len(held):
             raise ValueError(
                 f"{name} has {len(np.unique(labels[known]))} class(es) in train and {len(held)} labelled images in "
@@ -114,11 +121,10 @@ def fit_probe(collection: Labelled, descriptors: NDArray[np.float32]) -> Heads:
 
 
 def _log_loss(fit: LogisticRegression, rows: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """The mean of -log p of the labels (n,), over those that train has a class for."""
-    seen = np.isin(labels, fit.classes_)
-    scores = fit.decision_function(rows[seen])  # (n, C), of two classes (n,): how far the second is ahead
+    """The mean of -log p of the labels (n,), all of classes that the fit has."""
+    scores = fit.decision_function(rows)  # (n, C), of two classes (n,): how far the second is ahead
     logs = log_softmax(scores if scores.ndim == 2 else np.stack([np.zeros_like(scores), scores], axis=1), axis=1)
-    return float(-logs[np.arange(len(logs)), np.searchsorted(fit.classes_, labels[seen])].mean())
+    return float(-logs[np.arange(len(logs)), np.searchsorted(fit.classes_, labels)].mean())
 
 
 def from_scratch(embedder: Embedder, seed: int) -> Embedder:
@@ -145,6 +151,8 @@ def run(
     Raises ValueError for another regime, no seeds, a collection whose splits share images, "art-to-art" without
     `other` or with one that holds judged images, and as `multitask.train` does.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("transfer runs in one process; with torchrun, train by multitask.train")
     if regime not in REGIMES:
         raise ValueError(f"regime must be one of {', '.join(REGIMES)}, got {regime!r}")
     if not seeds or len(set(seeds)) < len(seeds):
@@ -183,7 +191,7 @@ def predict(collection: Labelled, checkpoint: Path, work_dir: str | Path, size: 
 
 def read_cached(collection: Labelled, work_dir: str | Path, size: int) -> Reader:
     """Decode a collection's images once, brought to an area of `size` squared, or open what is there."""
-    return build_cache(collection.images, work_dir, size)
+    return build_cache(collection.images, work_dir, size, sources=collection.sources.tolist())
 
 
 def refuse_shared(collection: Labelled, other: Labelled | None = None) -> None:
@@ -238,15 +246,22 @@ def ledger_rows(
     embedder: Embedder,
     settings: Settings,
     *,
+    other: Labelled | None = None,
     note: str = "",
     date: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Give rows of `ledger.ATTRIBUTES` for a table of `score`, in percent; `embedder` is the network started from."""
+    """Give rows of `ledger.ATTRIBUTES` for a table of `score`, in percent.
+
+    `embedder` is the network started from, `other` the collection that art-to-art learned first.
+    """
     train, together = collection.rows("train"), " + ".join(collection.attributes)
     rows = []
     for row in scores.to_dict("records"):
         name = row["attribute"]
-        both = len(collection.attributes) > 1 and row["regime"] != "probe"
+        probe, method = row["regime"] == "probe", row["regime"]
+        if method == "art-to-art" and other is not None:
+            method += f" from {other.name} {labels_sha256(other)}"
+        both = len(collection.attributes) > 1 and not probe
         rows.append(
             {
                 "date": date or datetime.date.today().isoformat(),
@@ -258,9 +273,10 @@ def ledger_rows(
                 "test": int(row["images"]),
                 "network": embedder.name,
                 "weights": embedder.weights_sha256()[:8],
-                "method": f"{row['regime']}, {together} in one" if both else row["regime"],
+                "method": method + (f", {together} in one" if both else ""),
                 "pixels": settings.size,
-                "epochs": 0 if row["regime"] == "probe" else settings.epochs,
+                "epochs": 0 if probe else settings.epochs,
+                "settings": "" if probe else _digest(settings),
                 "seeds": int(row["seeds"]),
                 **{
                     key: 100 * row[key] for key in ("accuracy", "accuracy_low", "accuracy_high", "seed_std", "majority")
@@ -269,6 +285,12 @@ def ledger_rows(
             }
         )
     return rows
+
+
+def _digest(settings: Settings) -> str:
+    """Name the settings, but for the seed, by eight hexadecimal digits."""
+    told = {name: value for name, value in settings.lasting.items() if name != "seed"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -281,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("collection", help="a labelled collection, in one of the forms of metlib.attributes")
     parser.add_argument("backbone", help="a recipe, timm name or checkpoint to start from")
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=["probe", "fine-tuned"])
-    parser.add_argument("--attributes", nargs="+", help="default: all that there are")
+    parser.add_argument("--attributes", nargs="+", help="default: those of the form")
     parser.add_argument("--together", action="store_true", help="one network for all attributes, not one for each")
     parser.add_argument("--other", help="the collection that art-to-art learns first")
     parser.add_argument("--seeds", type=int, default=3, help="training runs to average (default: 3)")
@@ -291,9 +313,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         value = getattr(BUDGET, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default: {value}")
     chosen = parser.parse_args(arguments)
-    settings = replace(BUDGET, **{name: getattr(chosen, name) for name in ("size", "epochs", "batch", "lr", "head_lr")})
+    given = {name: getattr(chosen, name) for name in ("size", "epochs", "batch", "lr", "head_lr")}
     try:
-        whole = attributes.make_ready(attributes.read(chosen.collection, attributes=chosen.attributes))
+        if "art-to-art" in chosen.regimes and not chosen.other:
+            raise ValueError("art-to-art needs another collection to learn first: name it with --other")
+        settings = replace(BUDGET, **given)
+        options = {"attributes": chosen.attributes} if chosen.attributes else {}
+        whole = attributes.make_ready(attributes.read(chosen.collection, **options))
         other = attributes.make_ready(attributes.read(chosen.other)) if chosen.other else None
         print("\n".join(whole.notes))
         embedder = backbone.load(chosen.backbone)
@@ -306,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             scores = score(part, outcomes)
             print(scores.round(3).to_string(index=False), flush=True)
             if chosen.ledger:
-                rows = ledger_rows(part, scores, embedder, settings)
+                rows = ledger_rows(part, scores, embedder, settings, other=other)
                 ledger.append(chosen.ledger, rows, ledger.ATTRIBUTES)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}".replace("\n", " "), file=sys.stderr)

@@ -125,3 +125,23 @@ def test_extraction_reads_the_cache_and_its_recipe_says_so(
     assert np.abs(rows - extract.load_descriptors(plain)).max() > 1e-3
     older = replace(cached, side=32)
     assert older.name != cached.name
+
+
+def test_images_of_one_name_and_size_in_two_places_are_two(tmp_path: Path) -> None:
+    for name, grey in (("a", 10), ("b", 200)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((40, 40, 3), grey, np.uint8)).save(tmp_path / name / "1.tif")
+    splits = [Split(np.array(["1.tif"]), np.array([0]), tmp_path / name) for name in ("a", "b")]
+    assert splits[0].file(0).stat().st_size == splits[1].file(0).stat().st_size
+    first, second = (build(split, tmp_path / "work", 32) for split in splits)
+    assert (first(splits[0].file(0)) == 10).all() and (second(splits[1].file(0)) == 200).all()
+    assert first.name != second.name  # so descriptors and runs made of them lie apart
+    again = build(splits[0], tmp_path / "elsewhere", 32)
+    assert again.name == first.name
+
+
+def test_an_image_that_cannot_be_read_is_named_with_its_row(tmp_path: Path) -> None:
+    (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+    split = Split(np.array(["torn.jpg"]), np.array([0]), tmp_path)
+    with pytest.raises(OSError, match=r"torn\.jpg.*\(style_train\.csv:7\)"):
+        build(split, tmp_path / "work", 32, sources=["style_train.csv:7"])

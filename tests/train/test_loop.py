@@ -489,3 +489,19 @@ def test_two_processes_give_the_losses_of_one(
     assert two["gap"].tolist() == pytest.approx(one["gap"].tolist(), abs=1e-6)
     (path,) = (tmp_path / "two").glob("*.safetensors")
     assert backbone.load(path).dim == 8
+
+
+def test_a_run_from_before_criteria_were_kept_goes_on(
+    museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path
+) -> None:
+    path = simsiam.train(museum, embedder, tmp_path / "run", hidden=16, neck=8, settings=settings)
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    del state["criterion"]
+    torch.save(state, tmp_path / "run" / "state.pt")
+    assert simsiam.train(museum, embedder, tmp_path / "run", hidden=16, neck=8, settings=settings) == path
+
+
+@pytest.mark.parametrize("name", ["colour", "flip", "frozen_norm", "checkpointing", "log", "verbose"])
+def test_a_switch_is_on_or_off(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be True or False, got 'no'"):
+        Settings(**{name: "no"})

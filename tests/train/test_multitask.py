@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 
 from metlib import backbone
 from metlib.attributes import UNKNOWN, Labelled
-from metlib.backbone import Embedder
+from metlib.backbone import Embedder, Recipe
 from metlib.train import multitask
 from metlib.train.cache import build
 from metlib.train.loop import Settings, history
@@ -132,9 +132,11 @@ def test_heads_survive_the_disk_and_are_checked(tmp_path: Path) -> None:
         Heads({"style": weight[:2]}, {"style": np.zeros(2, np.float32)}, {"style": ("a", "b", "c")})
     with pytest.raises(ValueError, match="NaN"):
         Heads({"style": weight * np.nan}, {"style": np.zeros(3, np.float32)}, {"style": ("a", "b", "c")})
-    heads_file(tmp_path / "net.safetensors").write_bytes(b"PK nothing")
-    with pytest.raises(ValueError, match="holds no heads"):
-        load_heads(tmp_path / "net.safetensors")
+    file = heads_file(tmp_path / "net.safetensors")
+    for damaged in (b"PK nothing", file.read_bytes()[:300]):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match="holds no heads"):
+            load_heads(tmp_path / "net.safetensors")
 
 
 def test_what_cannot_be_trained_is_refused(paintings: Labelled, embedder: Embedder, tmp_path: Path) -> None:
@@ -143,6 +145,28 @@ def test_what_cannot_be_trained_is_refused(paintings: Labelled, embedder: Embedd
     without = replace(paintings, splits=np.where(paintings.splits == "val", "", paintings.splits))
     with pytest.raises(ValueError, match="has no val images: make splits"):
         train(without, embedder, tmp_path)
+    edge = np.where(paintings.splits == "test", UNKNOWN, paintings.labels["edge"])
+    unjudged = replace(paintings, labels={**paintings.labels, "edge": edge})
+    with pytest.raises(ValueError, match="paintings, edge: classes with images: 2 in train, 2 in val, 0 in test"):
+        train(unjudged, embedder, tmp_path)
+    with pytest.raises(ValueError, match="accumulate 2: paintings lacks labels"):
+        train(paintings, embedder, tmp_path, settings=Settings(accumulate=2))
+
+
+def test_a_frozen_trunk_has_no_dropout_while_heads_learn(
+    paintings: Labelled, budget: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped = backbone.build(Recipe("test_resnet", {"drop_path_rate": 0.5}, seed=1), "dropped")
+    modes = []
+    real = MultiTask.forward
+
+    def watched(self: MultiTask, images, rows):  # type: ignore[no-untyped-def]
+        modes.append({module.training for module in self.embedder.modules()})
+        return real(self, images, rows)
+
+    monkeypatch.setattr(MultiTask, "forward", watched)
+    train(paintings, dropped, tmp_path / "run", frozen=True, settings=replace(budget, epochs=1))
+    assert modes and all(mode == {False} for mode in modes)
 
 
 def test_runs_are_told_apart_by_what_they_are_told(paintings: Labelled, embedder: Embedder, budget: Settings) -> None:

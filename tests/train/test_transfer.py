@@ -122,6 +122,15 @@ def test_rows_of_the_ledger_are_read_back(
     assert path.read_bytes() == before  # a repeated run changes nothing, its date neither
     with pytest.raises(ValueError, match="is no ledger of results"):
         ledger.read(path)
+    table = score(paintings, [replace(outcome, regime="art-to-art")])
+    for settings, other in (
+        (budget, paintings),
+        (budget, paintings.select("edge")),
+        (replace(budget, lr=1), paintings),
+    ):
+        rows = ledger_rows(paintings, table, embedder, settings, other=other)
+        ledger.append(path, rows, ledger.ATTRIBUTES)
+    assert len(ledger.read(path, ledger.ATTRIBUTES)) == 2 + 3 * 2  # another source, or other settings, is another run
 
 
 @pytest.mark.parametrize("name", ["VGG19", "Inception-v3", "Xception", "R50IN"])
@@ -162,3 +171,6 @@ def test_the_command_line_runs_a_collection_into_a_ledger(
     assert len(ledger.read(tmp_path / "attributes.csv", ledger.ATTRIBUTES)) == 1
     assert transfer.main([str(tmp_path), str(checkpoint)]) == 2
     assert "error: " in capsys.readouterr().err
+    for wrong, says in ((["--size", "8"], "size must be"), (["--regimes", "art-to-art"], "name it with --other")):
+        assert transfer.main([str(museum.root), str(checkpoint), *wrong]) == 2
+        assert says in capsys.readouterr().err
