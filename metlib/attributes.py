@@ -259,10 +259,10 @@ def read_artgan(
             best.setdefault(path, (split, source))
     notes += _disagreements(listed, best)
     rows = []
-    for path, own in found.items():
+    for path, told in found.items():
         split, source = best[path]
-        sources = [line for _, line in own.values()]  # of the chosen attributes: the one that decided, if it is there
-        labels = {attribute: name for attribute, (name, _) in own.items()}
+        sources = [line for _, line in told.values()]  # of the chosen attributes: the one that decided, if it is there
+        labels = {attribute: name for attribute, (name, _) in told.items()}
         rows.append(_Row(path, source if source in sources else sources[0], labels, split))
     return _collect(root, _image_folder(root), rows, classes, notes, least, on_missing)
 
