@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -72,6 +73,11 @@ def sync_folder(folder: Path) -> None:
         pass  # some network file systems refuse; the rename itself is done
     finally:
         os.close(descriptor)
+
+
+def digest(value: Any) -> str:
+    """Name what JSON can hold by eight hexadecimal digits; the order of an object's keys doesn't count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def sha256(path: str | Path) -> str:

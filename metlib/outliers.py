@@ -7,7 +7,7 @@ what a score is worth before it is trusted on a collection's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 from sklearn.metrics import average_precision_score
 
 from metlib.knn import search
-from metlib.vectors import as_rows, unit
+from metlib.vectors import as_rows, slices, unit
 
 UNKNOWN = -1  # the label of a row that has none, as in `dataset`, from which this room imports nothing
 _NUMBERS = 2**22  # similarities at a time: in float64, 32 MiB
@@ -72,7 +72,7 @@ def mean_distance(
         raise ValueError(f"the rows of class {classes[norms.argmin()]} cancel out: their mean has no direction")
     means /= norms[:, None]
     found = np.empty(len(rows))
-    for part in _parts(len(rows), len(means)):
+    for part in slices(len(rows), _NUMBERS // len(means)):
         block = rows[part].astype(np.float64)
         block /= np.linalg.norm(block, axis=1, keepdims=True)
         if place is None:
@@ -231,12 +231,6 @@ def _found(score: NDArray[np.float64], planted: NDArray[np.bool_]) -> float:
     threshold = np.sort(score)[-n]
     above, tied = score > threshold, score == threshold
     return float((planted[above].sum() + (n - above.sum()) * planted[tied].mean()) / n)
-
-
-def _parts(n: int, width: int) -> Iterator[slice]:
-    step = max(_NUMBERS // width, 1)
-    for start in range(0, n, step):
-        yield slice(start, start + step)
 
 
 def _as_pair(train: ArrayLike, descriptors: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

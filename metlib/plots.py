@@ -329,7 +329,7 @@ def score_bars(
             ax.annotate(f"{v:.1f}", (end, y), (5, 0), textcoords="offset points", va="center", fontsize=9)
     for y, value in zip(rows, 100 * table[baseline].to_numpy(np.float64) if baseline else [], strict=False):
         ax.plot([value, value], [y - 0.45, y + 0.45], color=INK, ls="dotted", lw=2)
-    ax.set_yticks(rows, [str(name).replace("$", r"\$") for name in table[label]])
+    ax.set_yticks(rows, [_literal(name) for name in table[label]])
     ax.set_ylim(len(table) - 0.45, -0.55)
     ax.margins(x=0.1)
     ax.set_xlim(left=0)
@@ -820,8 +820,13 @@ def _say(name: str) -> str:
 
 
 def _plain(name: Any) -> str:
-    """A class's name as text: spaces for underscores, and a dollar that starts no formula."""
-    return str(name).replace("_", " ").replace("$", r"\$")
+    """A class's name as text, with spaces for underscores."""
+    return _literal(name).replace("_", " ")
+
+
+def _literal(text: Any) -> str:
+    """Text in which a dollar starts no formula."""
+    return str(text).replace("$", r"\$")
 
 
 def _percent(fraction: float) -> str:
@@ -852,7 +857,7 @@ def _wrapped(titles: Sequence[str] | None, inches: float) -> list[str]:
     """Titles broken into at most three lines of 9 pt text."""
     room = max(6, int(inches * 72 / 5.2))
     wrapped = (textwrap.wrap(title, room, max_lines=3, placeholder=" …") for title in titles or [])
-    return ["\n".join(lines).replace("$", r"\$") for lines in wrapped]
+    return [_literal("\n".join(lines)) for lines in wrapped]
 
 
 def _thumbnail(image: str | Path | NDArray[Any], side: float) -> NDArray[np.uint8]:

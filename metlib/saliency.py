@@ -168,17 +168,17 @@ def visual_backprop(embedder: Embedder, image: Picture) -> NDArray[np.float32]:
     pixels = _pixels(embedder, image)
     with torch.inference_mode():
         images = embedder.eval().resize(pixels)
-        x = (images - embedder.mean) / embedder.std
-        heat = _back_vgg(embedder.trunk, x) if type(embedder.trunk).__name__ == "VGG" else _back_stages(embedder, x)
+        heat = (_back_vgg if type(embedder.trunk).__name__ == "VGG" else _back_stages)(embedder, images)
         heat = torch.from_numpy(_enlarge(heat, pixels))
     low, high = heat.aminmax()
     return ((heat - low) / (high - low)).numpy() if high > low else np.zeros(tuple(heat.shape), np.float32)
 
 
-def _back_vgg(trunk: Any, x: Tensor) -> Tensor:
+def _back_vgg(embedder: Embedder, images: Tensor) -> Tensor:
     """Go forward through VGG's layers, then back through the means of its ReLUs: (1, 3, H, W) -> (1, 1, H, W)."""
+    x = (images - embedder.mean) / embedder.std
     trail = []  # each layer with the size of what it takes and the mean over the channels of what it gives
-    for layer in trunk.features:
+    for layer in embedder.trunk.features:
         size = (1, 1, *x.shape[-2:])
         x = layer(x)
         trail.append((layer, size, x.mean(dim=1, keepdim=True)))
@@ -195,11 +195,10 @@ def _back_vgg(trunk: Any, x: Tensor) -> Tensor:
     return heat
 
 
-def _back_stages(embedder: Embedder, x: Tensor) -> Tensor:
+def _back_stages(embedder: Embedder, images: Tensor) -> Tensor:
     """Go back through the means of a network's stages: (1, 3, H, W) -> (1, 1, h, w), the size of the first map."""
     stage = embedder.recipe.stage
-    indices = list(range(len(embedder.trunk.feature_info) if stage is None else stage + 1))
-    maps = embedder.trunk.forward_intermediates(x, indices=indices, stop_early=True, intermediates_only=True)
+    maps = embedder._maps(images, list(range(len(embedder.trunk.feature_info) if stage is None else stage + 1)))
     means = [_to_one(F.relu(m).mean(dim=1, keepdim=True)) for m in maps]
     heat = means.pop()
     for mean in reversed(means):

@@ -6,15 +6,13 @@ beside that of random pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
 from metlib.knn import Neighbours, neighbour_labels, search
-from metlib.vectors import as_rows
+from metlib.vectors import as_rows, slices
 
 UNKNOWN = -1  # the label or group of a row that has none
 EXACT = 20_000
@@ -62,7 +60,7 @@ def alignment(first: ArrayLike, second: ArrayLike, alpha: float = 2) -> float:
     if x.shape != y.shape or not alpha > 0:
         raise ValueError(f"alignment needs two sets of one shape and alpha > 0, got {x.shape}, {y.shape} and {alpha!r}")
     total = 0.0
-    for part in _parts(len(x), x.shape[1]):
+    for part in slices(len(x), _NUMBERS // x.shape[1]):
         total += float((np.linalg.norm(_unit(x[part]) - _unit(y[part]), axis=1) ** alpha).sum())
     return total / len(x)
 
@@ -93,7 +91,7 @@ def uniformity(descriptors: ArrayLike, t: float = 2, *, seed: int = 0) -> float:
     rng = np.random.default_rng(seed)
     first, second = rng.integers(n, size=PAIRS), rng.integers(n - 1, size=PAIRS)
     second += second >= first  # any row but the first
-    for part in _parts(PAIRS, D):
+    for part in slices(PAIRS, _NUMBERS // D):
         logs.append(logsumexp(2 * t * (_dot(rows, first[part], second[part]) - 1)))
     return float(logsumexp(logs) - np.log(PAIRS))
 
@@ -124,7 +122,7 @@ def agreement(
     rng = np.random.default_rng(seed)
     pairs = np.column_stack([neighbours.indices, _others(group, size, rng)])  # (N, K + 1)
     values = np.empty(pairs.shape)
-    for part in _parts(n, (K + 1) * rows.shape[1]):
+    for part in slices(n, _NUMBERS // ((K + 1) * rows.shape[1])):
         values[part] = _dot(rows, np.arange(n)[part][:, None], pairs[part])
     spread = values[:, -1].std()
     if spread < 1e-12:
@@ -214,9 +212,3 @@ def _unit(rows: NDArray[np.float32]) -> NDArray[np.float64]:
 def _dot(rows: NDArray[np.float32], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:
     """Cosines of these pairs of rows, in float64; both indices are brought to one shape."""
     return np.einsum("...d,...d->...", _unit(rows[first]), _unit(rows[second]))
-
-
-def _parts(n: int, width: int) -> Iterator[slice]:
-    step = max(_NUMBERS // width, 1)
-    for start in range(0, n, step):
-        yield slice(start, start + step)

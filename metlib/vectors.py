@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _NUMBERS = 2**20  # of rows at a time, 4 MiB: what is made on the way stays in the processor's cache
+
+
+def slices(n: int, step: int) -> Iterator[slice]:
+    """Cut n rows into slices of `step`, of one at least: what is computed of each then stays small."""
+    step = max(step, 1)
+    for start in range(0, n, step):
+        yield slice(start, start + step)
 
 
 def as_rows(descriptors: ArrayLike, name: str = "descriptors") -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -156,3 +157,9 @@ def test_sha256_is_hashlibs(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(content)
     assert files.sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
     assert files.sha256(str(tmp_path / "a")) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_digest_names_a_value_whatever_the_order_of_its_keys() -> None:
+    named = files.digest({"a": 1, "b": [2.5, None]})
+    assert named == files.digest({"b": [2.5, None], "a": 1}) and re.fullmatch("[0-9a-f]{8}", named)
+    assert named != files.digest({"a": 1, "b": [2.5, 0]})

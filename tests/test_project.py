@@ -82,7 +82,8 @@ IMPORTS = {
         *("attributes", "backbone", "dataset", "descriptors", "extract", "files", "train/loop", "vectors"),
     },
     "train/transfer": {
-        *("attributes", "backbone", "extract", "ledger", "metrics", "train/cache", "train/loop", "train/multitask"),
+        *("attributes", "backbone", "extract", "files", "ledger", "metrics", "train/cache", "train/loop"),
+        "train/multitask",
     },
     "train/embedded": {"backbone", "dataset", "recipes", "synthetic", "train/loop", "train/parametric"},
     "train/__main__": {

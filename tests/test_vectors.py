@@ -87,3 +87,13 @@ def test_unit_makes_one_array_or_none() -> None:
     np.testing.assert_array_equal(rows, before)
     assert unit(rows, out=rows) is rows
     np.testing.assert_array_equal(rows, expected)
+
+
+@pytest.mark.parametrize(
+    ("n", "step", "sizes"), [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 5, [2]), (2, 0, [1, 1]), (0, 3, [])]
+)
+def test_slices_cover_every_row_once(n: int, step: int, sizes: list[int]) -> None:
+    rows = np.arange(n)
+    parts = [rows[part] for part in vectors.slices(n, step)]
+    assert [len(part) for part in parts] == sizes
+    assert [row for part in parts for row in part] == rows.tolist()

@@ -115,17 +115,20 @@ def _decode(files: Sequence[Path], folder: Path, side: int, workers: int, source
 
     places: list[tuple[int, ...]] = []
     start, digest = 0, hashlib.sha256()
-    with replacing(folder / "pixels.bin") as out, ThreadPoolExecutor(workers) as pool:
-        bar = track(total=len(files), label="decoding")
-        with bar:
-            for pixels in decode_ahead(files, pool, 4 * workers, read):
-                if isinstance(pixels, OSError):
-                    where = f" ({sources[len(places)]})" if sources is not None else ""
-                    raise OSError(f"can't read an image: {pixels}{where}. Replace it, or leave its row out") from pixels
-                places.append((start, *pixels.shape[:2]))
-                start += out.write(pixels.tobytes())
-                digest.update(pixels.tobytes())
-                bar.update()
+    with (
+        replacing(folder / "pixels.bin") as out,
+        ThreadPoolExecutor(workers) as pool,
+        track(total=len(files), label="decoding") as bar,
+    ):
+        for pixels in decode_ahead(files, pool, 4 * workers, read):
+            if isinstance(pixels, OSError):
+                where = f" ({sources[len(places)]})" if sources is not None else ""
+                raise OSError(f"can't read an image: {pixels}{where}. Replace it, or leave its row out") from pixels
+            places.append((start, *pixels.shape[:2]))
+            raw = pixels.tobytes()
+            start += out.write(raw)
+            digest.update(raw)
+            bar.update()
     with replacing(folder / "sha256", "w") as text:
         text.write(digest.hexdigest())
     with replacing(folder / "places.npy") as table:

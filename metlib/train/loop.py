@@ -13,7 +13,6 @@ sees the whole batch: several processes give the loss of one.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 import os
@@ -43,7 +42,7 @@ from metlib.dataset import Museum, Split
 from metlib.descriptors import list_sha256
 from metlib.device import refuse_missing_device
 from metlib.extract import Reader
-from metlib.files import replacing
+from metlib.files import digest, replacing
 from metlib.knn import classify, search
 from metlib.progress import track
 from metlib.train.augment import Views
@@ -51,6 +50,8 @@ from metlib.whiten import PCAWhitening
 
 FREE = ("workers", "device", "log", "verbose")
 """The settings that may change when a run is resumed: they change no result."""
+
+_LATER = ("colour", "flip", "patience")  # settings that runs from before don't have
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,8 @@ class Settings:
 
         Those that came later are left out at their defaults: runs from before are the same runs.
         """
-        later = {"colour": True, "flip": False, "patience": None}
         values = {key: value for key, value in asdict(self).items() if key not in FREE}
-        return {key: value for key, value in values.items() if key not in later or value != later[key]}
+        return {key: value for key, value in values.items() if key not in _LATER or value != getattr(Settings, key)}
 
 
 PRESETS = {
@@ -170,8 +170,7 @@ def name_run(museum: Museum, embedder: Embedder, settings: Settings, **choices: 
     So the same run finds its folder again. Runs that differ in what isn't said here share one, and `fit` refuses it.
     """
     decides = _decides(museum, embedder, settings, choices)
-    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
-    return "-".join([museum.name, embedder.name, *map(str, choices.values()), digest]).replace("/", "-")
+    return "-".join([museum.name, embedder.name, *map(str, choices.values()), digest(decides)]).replace("/", "-")
 
 
 def _decides(museum: Museum, embedder: Embedder, settings: Settings, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -385,9 +384,11 @@ class _Run:
 
     def _has_ended(self) -> bool:
         """Whether all epochs are done, or as many as patience allows came without a better one."""
+        if not self.rows:
+            return False
         done, patience = len(self.rows) - 1, self.settings.patience
-        waited = patience is not None and done - _best(self.rows, self.criterion) >= patience if self.rows else False
-        return done >= self.settings.epochs or waited
+        waited = done - _best(self.rows, self.criterion)
+        return done >= self.settings.epochs or (patience is not None and waited >= patience)
 
     def _train(self, make: Callable[[Embedder], Method], state: dict[str, Any] | None) -> None:
         settings, team = self.settings, self.team

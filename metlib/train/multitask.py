@@ -8,7 +8,6 @@ this method: with the trunk frozen, fine-tuned or from scratch.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from metlib.backbone import Embedder
 from metlib.dataset import Museum, Split
 from metlib.descriptors import list_sha256
 from metlib.extract import Reader
-from metlib.files import replacing
+from metlib.files import digest, replacing
 from metlib.train.loop import Method, Plan, Settings, fit
 from metlib.train.loop import name_run as name_run_of
 from metlib.vectors import as_rows
@@ -236,8 +235,8 @@ def describe_split(
     Folders under `work_dir` state images, network and weights, pixels and scales.
     """
     ways = "-".join(["pixels", re.sub(r"[^a-z0-9]+", "-", reader.name), *(f"{scale:.3g}" for scale in scales)])
-    told = json.dumps(embedder.identity, sort_keys=True, default=str)  # runs that froze the trunk share their weights
-    network = f"{embedder.name}-{embedder.weights_sha256()[:8]}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    # By its identity too: runs that froze the trunk share their weights.
+    network = f"{embedder.name}-{embedder.weights_sha256()[:8]}-{digest(embedder.identity)}"
     folder = Path(work_dir, f"{images.root.resolve().parent.name}-{list_sha256(images)[:8]}", network, ways)
     return extract.load_descriptors(
         extract.extract(images, embedder, folder, scales=scales, reader=reader, label=label)
@@ -282,10 +281,9 @@ def name_run(
     collection: Labelled, embedder: Embedder, settings: Settings, *, frozen: bool = False, smoothing: float = SMOOTHING
 ) -> str:
     """Name a folder for a run of `train`, so that the same run finds it again."""
-    about = _about(collection, frozen, smoothing)
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+    told = digest(_about(collection, frozen, smoothing))
     regime = "frozen" if frozen else "trained"
-    return name_run_of(as_museum(collection), embedder, settings, method="multitask", regime=regime, told=digest)
+    return name_run_of(as_museum(collection), embedder, settings, method="multitask", regime=regime, told=told)
 
 
 def _about(collection: Labelled, frozen: bool, smoothing: float) -> dict[str, Any]:

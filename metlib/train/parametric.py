@@ -9,6 +9,7 @@ pytorch-metric-learning.
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def load_classifier(checkpoint: str | Path) -> Classifier:
     try:
         with np.load(path, allow_pickle=False) as file:
             return Classifier(file["vectors"], file["labels"], float(file["scale"]))
-    except (KeyError, EOFError, ValueError) as error:
+    except (KeyError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} holds no class vectors ({error}): train again") from error
 
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import hashlib
-import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +31,7 @@ from metlib import attributes, backbone, ledger, metrics
 from metlib.attributes import UNKNOWN, Labelled
 from metlib.backbone import Embedder
 from metlib.extract import SCALES, Reader
+from metlib.files import digest
 from metlib.train.cache import build as build_cache
 from metlib.train.loop import Settings, history
 from metlib.train.multitask import SMOOTHING, Heads, describe, labels_sha256, load_heads, name_run
@@ -104,11 +103,9 @@ def fit_probe(collection: Labelled, descriptors: NDArray[np.float32]) -> Heads:
                 "val: a probe needs two classes and a val split; make splits with attributes.stratify"
             )
         scaler = StandardScaler().fit(descriptors[known])
-        fits = [
-            LogisticRegression(C=strength, max_iter=1000).fit(scaler.transform(descriptors[known]), labels[known])
-            for strength in _STRENGTHS
-        ]
-        losses = [_log_loss(fit, scaler.transform(descriptors[held]), labels[held]) for fit in fits]
+        learned, shown = (scaler.transform(descriptors[rows]) for rows in (known, held))
+        fits = [LogisticRegression(C=c, max_iter=1000).fit(learned, labels[known]) for c in _STRENGTHS]
+        losses = [_log_loss(fit, shown, labels[held]) for fit in fits]
         best = fits[int(np.argmin(losses))]
         slopes, offsets = best.coef_, best.intercept_
         if len(slopes) == 1:  # two classes: one row says how far the second is ahead
@@ -159,32 +156,35 @@ def run(
         raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
     if regime == "art-to-art" and other is None:
         raise ValueError("art-to-art needs another collection to learn first: give other=")
-    refuse_shared(collection, other if regime == "art-to-art" else None)
+    other = other if regime == "art-to-art" else None  # the other regimes don't learn it
+    refuse_shared(collection, other)
     reader = read_cached(collection, work_dir, settings.size)
     test = collection.rows("test")
     if regime == "probe":
         descriptors = describe(collection, embedder, work_dir, reader, scales=SCALES)
         named = fit_probe(collection, descriptors).predict(descriptors[test])
         return Outcome(regime, {name: values[None] for name, values in named.items()}, pd.DataFrame())
+    other_reader = None if other is None else read_cached(other, work_dir, settings.size)
     lr = SCRATCH_LR if regime == "scratch" else settings.lr
     answers: list[dict[str, NDArray[np.int64]]] = []
     curves, checkpoints = [], []
     for seed in seeds:
         chosen = replace(settings, seed=seed, lr=lr, frozen_norm=regime != "scratch")
         start = from_scratch(embedder, seed) if regime == "scratch" else embedder
-        if regime == "art-to-art" and other is not None:
-            start = backbone.load(_train(other, start, work_dir, chosen, smoothing=smoothing))
-        path = _train(collection, start, work_dir, chosen, frozen=regime == "frozen", smoothing=smoothing)
-        answers.append(predict(collection, path, work_dir, settings.size))
+        if other is not None and other_reader is not None:
+            start = backbone.load(_train(other, start, work_dir, other_reader, chosen, smoothing=smoothing))
+        path = _train(collection, start, work_dir, reader, chosen, frozen=regime == "frozen", smoothing=smoothing)
+        answers.append(predict(collection, path, work_dir, reader))
         curves.append(history(path.parent).assign(seed=seed))
         checkpoints.append(path)
     predicted = {name: np.stack([answer[name] for answer in answers]) for name in collection.attributes}
     return Outcome(regime, predicted, pd.concat(curves, ignore_index=True), tuple(checkpoints))
 
 
-def predict(collection: Labelled, checkpoint: Path, work_dir: str | Path, size: int) -> dict[str, NDArray[np.int64]]:
+def predict(
+    collection: Labelled, checkpoint: Path, work_dir: str | Path, reader: Reader
+) -> dict[str, NDArray[np.int64]]:
     """Name the classes (n,) of the test images by a checkpoint of `multitask` and its heads, by attribute."""
-    reader = read_cached(collection, work_dir, size)
     rows = describe(collection, backbone.load(checkpoint), work_dir, reader, split="test")
     return load_heads(checkpoint).predict(rows)
 
@@ -215,9 +215,10 @@ def refuse_shared(collection: Labelled, other: Labelled | None = None) -> None:
         )
 
 
-def _train(collection: Labelled, start: Embedder, work_dir: str | Path, settings: Settings, **options: Any) -> Path:
+def _train(
+    collection: Labelled, start: Embedder, work_dir: str | Path, reader: Reader, settings: Settings, **options: Any
+) -> Path:
     told = name_run(collection, start, settings, **options)
-    reader = read_cached(collection, work_dir, settings.size)
     return train_multitask(
         collection, start, Path(work_dir, "train", told), reader=reader, settings=settings, **options
     )
@@ -254,14 +255,15 @@ def ledger_rows(
 
     `embedder` is the network started from, `other` the collection that art-to-art learned first.
     """
-    train, together = collection.rows("train"), " + ".join(collection.attributes)
+    train, weights = collection.rows("train"), embedder.weights_sha256()[:8]
+    together = f", {' + '.join(collection.attributes)} in one" if len(collection.attributes) > 1 else ""
+    source = f" from {other.name} {labels_sha256(other)}" if other is not None else ""
+    told = {name: value for name, value in settings.lasting.items() if name != "seed"}
     rows = []
     for row in scores.to_dict("records"):
         name = row["attribute"]
         probe, method = row["regime"] == "probe", row["regime"]
-        if method == "art-to-art" and other is not None:
-            method += f" from {other.name} {labels_sha256(other)}"
-        both = len(collection.attributes) > 1 and not probe
+        method += source if method == "art-to-art" else ""
         rows.append(
             {
                 "date": date or datetime.date.today().isoformat(),
@@ -272,11 +274,11 @@ def ledger_rows(
                 "train": int((collection.labels[name][train] != UNKNOWN).sum()),
                 "test": int(row["images"]),
                 "network": embedder.name,
-                "weights": embedder.weights_sha256()[:8],
-                "method": method + (f", {together} in one" if both else ""),
+                "weights": weights,
+                "method": method + ("" if probe else together),
                 "pixels": settings.size,
                 "epochs": 0 if probe else settings.epochs,
-                "settings": "" if probe else _digest(settings),
+                "settings": "" if probe else digest(told),
                 "seeds": int(row["seeds"]),
                 **{
                     key: 100 * row[key] for key in ("accuracy", "accuracy_low", "accuracy_high", "seed_std", "majority")
@@ -285,12 +287,6 @@ def ledger_rows(
             }
         )
     return rows
-
-
-def _digest(settings: Settings) -> str:
-    """Name the settings, but for the seed, by eight hexadecimal digits."""
-    told = {name: value for name, value in settings.lasting.items() if name != "seed"}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

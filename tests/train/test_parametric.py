@@ -84,6 +84,10 @@ def test_a_classifier_is_checked(rows: np.ndarray, tmp_path: Path) -> None:
     np.savez(tmp_path / "a.classes.npz", labels=np.arange(3))
     with pytest.raises(ValueError, match="holds no class vectors"):
         load_classifier(tmp_path / "a.safetensors")
+    whole = (tmp_path / "a.classes.npz").read_bytes()
+    (tmp_path / "a.classes.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="holds no class vectors"):
+        load_classifier(tmp_path / "a.safetensors")
 
 
 def test_training_is_scored_both_ways(museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path) -> None:
