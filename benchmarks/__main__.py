@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from metlib.files import replacing
+from metlib.common.files import replacing
 
 BENCHMARKS = {
     "search-mini": ("descriptors", "search_mini"),

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from benchmarks.__main__ import FIGURES, machine
 from benchmarks.measure import peak_bytes, product_rate, row
 from metlib import knn
-from metlib.files import replacing
+from metlib.common.files import replacing
 
 EXHIBITS, SIDE = 33_501, 64
 ROWS, DIM, QUERIES, K = 10_000_000, 128, 1_000, 50

@@ -27,7 +27,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from metlib import dataset
-from metlib.files import sha256
+from metlib.common.files import sha256
 
 UNKNOWN = -1
 """The label of an image that has none."""

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metlib import weights as weights_files
-from metlib.files import replacing
+from metlib.common.files import replacing
+from metlib.common.vectors import unit
 from metlib.recipes import RECIPES, Recipe, find_in_files, of_timm
-from metlib.vectors import unit
 
 __all__ = ["RECIPES", "Embedder", "GeM", "Panel", "Recipe", "build", "gem", "load", "save"]
 

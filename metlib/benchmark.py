@@ -19,10 +19,10 @@ import pandas as pd
 
 from metlib import backbone, dataset, descriptors, evaluate, extract, ledger
 from metlib.backbone import Embedder, Panel
+from metlib.common.vectors import unit
 from metlib.dataset import Museum
 from metlib.descriptors import Described
 from metlib.recipes import RECIPES, of_timm
-from metlib.vectors import unit
 from metlib.whiten import PCAWhitening
 
 LEDGER = "figures/results.csv"

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from metlib import dataset
+from metlib.common.files import replacing, sha256
+from metlib.common.vectors import as_rows, unit
 from metlib.dataset import Museum, Split
-from metlib.files import replacing, sha256
-from metlib.vectors import as_rows, unit
 
 OFFICIAL = {"database": "train_descriptors", "val": "val_descriptors", "test": "test_descriptors"}
 """What the authors' file calls the descriptors of each split."""

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from metlib.files import replacing, sha256, sync_folder
-from metlib.progress import track
+from metlib.common.files import replacing, sha256, sync_folder
+from metlib.common.progress import track
 
 SUMS = "SHA256SUMS"
 URL = "http://ptak.felk.cvut.cz/met/dataset/"

@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metlib import __version__, dataset, descriptors, metrics, tune
+from metlib.common.files import replacing
 from metlib.dataset import Museum
 from metlib.descriptors import Described
-from metlib.files import replacing
 from metlib.knn import Neighbours, Predictions, classify, search
 from metlib.tune import KS, TAUS, DimTuning, Tuning
 from metlib.whiten import PCAWhitening, decompose

@@ -30,6 +30,8 @@ from torch.nn import functional as F
 
 from metlib import __version__, backbone, dataset, shards
 from metlib.backbone import Embedder
+from metlib.common.device import find_device, refuse_missing_device
+from metlib.common.progress import track
 from metlib.dataset import Museum, Split
 from metlib.descriptors import Described as Described  # names as themselves: they may be had from here too
 from metlib.descriptors import list_sha256, read, split_folder
@@ -37,8 +39,6 @@ from metlib.descriptors import load_descriptors as load_descriptors
 from metlib.descriptors import load_labels as load_labels
 from metlib.descriptors import load_recipe as load_recipe
 from metlib.descriptors import read_official as read_official
-from metlib.device import find_device, refuse_missing_device
-from metlib.progress import track
 from metlib.shards import SHARD
 
 SCALES = (1, 2**-0.5, 0.5)

@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from metlib import metrics
+from metlib.common.vectors import as_rows
 from metlib.knn import Neighbours, Predictions, classify, log_confidences, search
 from metlib.tune import KS, TAUS, Tuning, fitting, tune
-from metlib.vectors import as_rows
 
 
 def multiples(values: Iterable[float], n: int, *, decimals: int = 2) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from metlib.vectors import as_rows
+from metlib.common.vectors import as_rows
 
 _RESULTS = 2**22  # neighbours asked for at once: with what sorting them takes, about 200 MiB
 _BLOCK = 2**28  # bytes of the database searched at once: of a memory map, no more need lie in memory
@@ -131,7 +131,7 @@ def _nearest_on(device: str) -> _Nearest:
     """The function that finds the k nearest rows, roughly, on a device."""
     if device == "cpu":
         return lambda queries, rows, k: faiss.knn(queries, rows, k, metric=faiss.METRIC_INNER_PRODUCT)
-    from metlib.device import nearest, refuse_missing_device  # here: nothing else of search needs torch
+    from metlib.common.device import nearest, refuse_missing_device  # here: nothing else of search needs torch
 
     refuse_missing_device(device)
     return partial(nearest, device=device)

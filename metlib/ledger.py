@@ -20,9 +20,9 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from metlib.common.files import replacing
 from metlib.dataset import Museum
 from metlib.descriptors import Described, list_sha256
-from metlib.files import replacing
 
 _TITLES = {"gap": "GAP", "gap_minus": "GAP⁻", "acc": "ACC"}
 _SCORES = tuple(f"{score}{end}" for score in _TITLES for end in ("", "_low", "_high"))

@@ -33,7 +33,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from traitlets.config import Config
 
 from metlib import dataset, report, synthetic
-from metlib.files import replacing
+from metlib.common.files import replacing
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNEL = "python3"

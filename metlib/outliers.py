@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 from sklearn.metrics import average_precision_score
 
+from metlib.common.vectors import as_rows, slices, unit
 from metlib.knn import search
-from metlib.vectors import as_rows, slices, unit
 
 UNKNOWN = -1  # the label of a row that has none, as in `dataset`, from which this room imports nothing
 _NUMBERS = 2**22  # similarities at a time: in float64, 32 MiB

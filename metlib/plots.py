@@ -36,8 +36,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from metlib.common.files import replacing
 from metlib.dataset import DISTRACTOR, read_image
-from metlib.files import replacing
 
 if TYPE_CHECKING:
     import IPython.display

@@ -17,8 +17,8 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from PIL import Image
 
+from metlib.common.files import replacing
 from metlib.dataset import DISTRACTOR, Museum
-from metlib.files import replacing
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCORES = "00_the_whole_thing.csv"

@@ -24,8 +24,8 @@ from torch.nn.grad import conv2d_input
 
 from metlib import backbone
 from metlib.backbone import Embedder, Panel
+from metlib.common.vectors import as_rows
 from metlib.dataset import read_image
-from metlib.vectors import as_rows
 
 Picture = NDArray[np.uint8] | str | Path
 

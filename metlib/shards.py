@@ -21,10 +21,10 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from metlib import dataset
+from metlib.common.files import replacing
+from metlib.common.progress import track
 from metlib.dataset import Split
 from metlib.descriptors import load_recipe, read_array
-from metlib.files import replacing
-from metlib.progress import track
 
 SHARD = 512
 """Images between two points from which a killed run resumes."""

@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
+from metlib.common.vectors import as_rows, slices
 from metlib.knn import Neighbours, neighbour_labels, search
-from metlib.vectors import as_rows, slices
 
 UNKNOWN = -1  # the label or group of a row that has none
 EXACT = 20_000

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from metlib import metrics
+from metlib.common.vectors import as_rows, unit
 from metlib.knn import Neighbours, log_confidences, nearest_labels, search
-from metlib.vectors import as_rows, unit
 from metlib.whiten import PCAWhitening, decompose
 
 KS = (1, 2, 3, 5, 7, 10, 15, 20, 50)

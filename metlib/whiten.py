@@ -11,7 +11,7 @@ from scipy.linalg.blas import dsyrk
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from metlib.vectors import as_rows, unit
+from metlib.common.vectors import as_rows, unit
 
 _NUMBERS = 2**20  # of rows at a time: 8 MiB in float64, which a processor's cache holds
 

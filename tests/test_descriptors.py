@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from metlib import dataset, descriptors, extract
+from metlib.common.files import sha256
 from metlib.dataset import Museum, Split
 from metlib.descriptors import (
     OFFICIAL,
@@ -33,7 +34,6 @@ from metlib.descriptors import (
     read_official,
     write_official,
 )
-from metlib.files import sha256
 
 SIZES = {"database": 8, "val": 5, "test": 6}
 

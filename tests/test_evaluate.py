@@ -14,10 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from metlib import dataset, descriptors, evaluate, metrics, tune
+from metlib.common.files import sha256
 from metlib.dataset import Museum, Split
 from metlib.descriptors import Described, list_sha256, write_official
 from metlib.evaluate import RELEASED_TOOL, Run, main, measure, say
-from metlib.files import sha256
 
 N, D, EXHIBITS = 90, 12, 45
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from metlib import fairness, ledger, metrics
+from metlib.common.vectors import unit
 from metlib.knn import Neighbours, Predictions, classify, search
-from metlib.vectors import unit
 
 Collection = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
 KS, TAUS = (1, 3, 7), (1.0, 10.0, 100.0)

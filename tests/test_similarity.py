@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from metlib import similarity
+from metlib.common.vectors import unit
 from metlib.knn import Neighbours, search
-from metlib.vectors import unit
 
 FAST = settings(deadline=None, max_examples=60)
 

@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from metlib import metrics
+from metlib.common.vectors import unit
 from metlib.knn import Neighbours, classify, search
 from metlib.tune import KS, TAUS, candidate_dims, choose_dim, fitting, tune
-from metlib.vectors import unit
 from metlib.whiten import PCAWhitening
 
 Collection = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from metlib import knn
-from metlib.files import sync_folder
+from metlib.common.files import sync_folder
+from metlib.common.vectors import as_rows
 from metlib.knn import Neighbours
-from metlib.vectors import as_rows
 
 try:
     import lancedb
@@ -262,7 +262,7 @@ def _refuse_not_unit(block: NDArray[np.floating], name: str) -> None:
     if len(far):
         raise ValueError(
             f"{name}: row {far[0]} has norm {norms[far[0]]:.4g} ({len(far)} such rows), expected 1: "
-            "metlib.vectors.unit makes them unit"
+            "metlib.common.vectors.unit makes them unit"
         )
 
 

@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from metlib import backbone, dataset, shards
 from metlib import extract as local
 from metlib.backbone import Embedder
+from metlib.common.progress import track
 from metlib.dataset import Split
 from metlib.descriptors import split_folder
-from metlib.progress import track
 
 try:
     import ray

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metlib import dataset
+from metlib.common.files import replacing
+from metlib.common.progress import track
 from metlib.dataset import Split
 from metlib.extract import decode_ahead
-from metlib.files import replacing
-from metlib.progress import track
 
 STEP = 32
 """Sides are multiples of this, a network's usual stride: so there are few shapes, and stacks of one shape are full."""

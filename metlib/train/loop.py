@@ -38,13 +38,13 @@ from torch.utils.data import DataLoader
 
 from metlib import backbone, extract, metrics, tune
 from metlib.backbone import Embedder
+from metlib.common.device import refuse_missing_device
+from metlib.common.files import digest, replacing
+from metlib.common.progress import track
 from metlib.dataset import Museum, Split
 from metlib.descriptors import list_sha256
-from metlib.device import refuse_missing_device
 from metlib.extract import Reader
-from metlib.files import digest, replacing
 from metlib.knn import classify, search
-from metlib.progress import track
 from metlib.train.augment import Views
 from metlib.whiten import PCAWhitening
 

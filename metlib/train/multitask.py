@@ -25,13 +25,13 @@ from torch.nn import functional as F
 from metlib import extract
 from metlib.attributes import UNKNOWN, Labelled
 from metlib.backbone import Embedder
+from metlib.common.files import digest, replacing
+from metlib.common.vectors import as_rows
 from metlib.dataset import Museum, Split
 from metlib.descriptors import list_sha256
 from metlib.extract import Reader
-from metlib.files import digest, replacing
 from metlib.train.loop import Method, Plan, Settings, fit
 from metlib.train.loop import name_run as name_run_of
-from metlib.vectors import as_rows
 
 SMOOTHING = 0.1
 """The share of a label's weight that goes to all classes alike (Szegedy et al., CVPR 2016)."""

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from metlib import backbone, evaluate, extract, metrics
 from metlib.backbone import Embedder
+from metlib.common.files import replacing
+from metlib.common.vectors import as_rows, unit
 from metlib.dataset import Museum
-from metlib.files import replacing
 from metlib.knn import Predictions
 from metlib.train.loop import Method, Plan, Settings, fit
-from metlib.vectors import as_rows, unit
 
 LOSSES = ("softmax", "arcface")
 SCALE = {"softmax": 20.0, "arcface": 64.0}

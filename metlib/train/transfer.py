@@ -30,8 +30,8 @@ from sklearn.preprocessing import StandardScaler
 from metlib import attributes, backbone, ledger, metrics
 from metlib.attributes import UNKNOWN, Labelled
 from metlib.backbone import Embedder
+from metlib.common.files import digest
 from metlib.extract import SCALES, Reader
-from metlib.files import digest
 from metlib.train.cache import build as build_cache
 from metlib.train.loop import Settings, history
 from metlib.train.multitask import SMOOTHING, Heads, describe, labels_sha256, load_heads, name_run

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metlib import dataset, extract, files
+from metlib import dataset, extract
 from metlib.attributes import Labelled
 from metlib.backbone import Embedder
+from metlib.common import files
 from metlib.dataset import Split
 from metlib.train import cache
 from metlib.train.augment import Views

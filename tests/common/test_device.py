@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metlib.device import find_device, refuse_missing_device
+from metlib.common.device import find_device, refuse_missing_device
 
 
 @pytest.mark.parametrize(("cuda", "mps", "found"), [(1, 1, "cuda"), (1, 0, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from metlib import progress
+from metlib.common import progress
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metlib import vectors
-from metlib.vectors import as_rows, unit
+from metlib.common import vectors
+from metlib.common.vectors import as_rows, unit
 
 
 def test_float32_rows_pass_without_a_copy() -> None:

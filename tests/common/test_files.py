@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from metlib import files
+from metlib.common import files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,7 +58,7 @@ def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     code = (
-        "import os, signal, sys\nfrom metlib.files import replacing\n"
+        "import os, signal, sys\nfrom metlib.common.files import replacing\n"
         "with replacing(sys.argv[1]) as file:\n"
         "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -121,7 +121,7 @@ def test_a_short_write_by_numpy_is_a_full_disk_too(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="limits of file size are POSIX")
 def test_an_array_that_does_not_fit_is_a_full_disk(tmp_path: Path) -> None:
     code = (
-        "import resource, signal, sys, numpy as np\nfrom metlib.files import replacing\n"
+        "import resource, signal, sys, numpy as np\nfrom metlib.common.files import replacing\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
         "with replacing(sys.argv[1]) as file:\n    np.save(file, np.zeros(100_000))"
