@@ -13,7 +13,7 @@ import timm
 import torch
 
 from metlib import aggregation as _aggregation  # noqa: F401 (timm then knows its networks by name)
-from metlib.download import File
+from metlib.dataset.archives import File
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

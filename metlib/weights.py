@@ -18,7 +18,7 @@ import timm
 import torch
 from torch import Tensor
 
-from metlib import download
+from metlib.dataset import archives
 from metlib.recipes import FILES, Recipe
 
 ENVIRONMENT = "METLIB_WEIGHTS"
@@ -69,16 +69,16 @@ def find(name: str, arch: str, place: str | Path | None = None) -> Path | None:
 def fetch(name: str) -> Path:
     """Fetch the file of a recipe in `recipes.FILES`, once, into torch's cache, hash and all; return its path.
 
-    With HF_HUB_OFFLINE set nothing is fetched. Raises `download.DownloadError` as `download.fetch` does.
+    With HF_HUB_OFFLINE set nothing is fetched. Raises `archives.DownloadError` as `archives.fetch` does.
     """
     url, file = FILES[name]
     folder = Path(torch.hub.get_dir()) / "metlib"
     offline = os.environ.get("HF_HUB_OFFLINE", "").casefold() in ("1", "on", "yes", "true")
     if offline and not (folder / file.file).exists():
-        raise download.DownloadError(
+        raise archives.DownloadError(
             f"HF_HUB_OFFLINE is set and {folder / file.file} isn't there: fetch {url}{file.file} elsewhere and copy it"
         )
-    return download.fetch(file, folder, url)
+    return archives.fetch(file, folder, url)
 
 
 def is_torch(path: Path) -> bool:

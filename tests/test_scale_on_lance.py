@@ -216,7 +216,10 @@ def test_recall_refuses_other_shapes() -> None:
         (np.nan, r"descriptors\[200:300\]: row 50 is NaN"),
         (np.inf, r"row 50 is NaN or infinite"),
         (0.0, "row 50 is zero"),
-        (2.0, r"descriptors\[200:300\]: row 50 has norm 4\.\d+ \(1 such rows\), expected 1: metlib.common.vectors.unit"),
+        (
+            2.0,
+            r"descriptors\[200:300\]: row 50 has norm 4\.\d+ \(1 such rows\), expected 1: metlib.common.vectors.unit",
+        ),
     ],
 )
 def test_bad_rows_are_named_and_nothing_is_written(

@@ -16,19 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
-import test_download
 import timm
 import torch
 import torchvision
-from test_download import Site
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metlib import backbone, download, weights
+from metlib import backbone, weights
 from metlib.backbone import Embedder, load
+from metlib.dataset import archives
 from metlib.recipes import FILES, RECIPES
+from tests.dataset import test_archives
+from tests.dataset.test_archives import Site
 
-site, naps = test_download.site, test_download.naps  # a server on 127.0.0.1, and no waiting for it
+site, naps = test_archives.site, test_archives.naps  # a server on 127.0.0.1, and no waiting for it
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FORMS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -233,7 +234,7 @@ def serve(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     def place(name: str, content: bytes, sha256: str | None) -> Path:
         file = FILES[name][1].file
         site.files[file] = content
-        monkeypatch.setitem(FILES, name, (site.url, download.File(file, sha256=sha256)))
+        monkeypatch.setitem(FILES, name, (site.url, archives.File(file, sha256=sha256)))
         return Path(os.environ["TORCH_HOME"]) / "hub" / "metlib" / file
 
     return place
@@ -283,7 +284,7 @@ def test_the_first_download_pins_a_file_without_a_hash(serve: Any, site: Site) -
         load("R50SwAV")
     assert not kept.exists()
     site.files[kept.name] = b"other"  # and on the server
-    with pytest.raises(download.DamagedArchive, match=hashlib.sha256(b"first").hexdigest()):
+    with pytest.raises(archives.DamagedArchive, match=hashlib.sha256(b"first").hexdigest()):
         weights.fetch("R50SwAV")
     site.files[kept.name] = b"first"
     assert weights.fetch("R50SwAV").read_bytes() == b"first"
@@ -292,7 +293,7 @@ def test_the_first_download_pins_a_file_without_a_hash(serve: Any, site: Site) -
 def test_a_cut_download_is_resumed_and_never_loaded(serve: Any, site: Site) -> None:
     content = os.urandom(5000)
     kept = serve("R50SwAV", content, None)
-    site.cuts = [1000] * 2 + [10] * download.ATTEMPTS
+    site.cuts = [1000] * 2 + [10] * archives.ATTEMPTS
     with pytest.raises(RuntimeError, match=r"gave up after 6 attempts.*2,040 bytes are kept"):
         load("R50SwAV")
     assert not kept.exists() and kept.with_name(f"{kept.name}.part").stat().st_size == 2040

@@ -21,8 +21,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from metlib import download as room
-from metlib.download import ARCHIVES, PARTS, Archive, DamagedArchive, DownloadError, File, download, fetch, unpack
+from metlib.dataset import archives as room
+from metlib.dataset.archives import (
+    ARCHIVES,
+    PARTS,
+    Archive,
+    DamagedArchive,
+    DownloadError,
+    File,
+    download,
+    fetch,
+    unpack,
+)
 
 NOISE = os.urandom(200_000)  # doesn't compress, so that archives have a middle to be cut in
 
@@ -375,10 +385,10 @@ def test_a_part_that_is_whole_asks_nothing(site, monkeypatch, tmp_path) -> None:
 def test_a_killed_process_leaves_what_it_had_and_no_half_folder(site, monkeypatch, tmp_path) -> None:
     serve(site, monkeypatch, known=False, test_met=BIG)
     site.cuts, site.stall = [120_000], threading.Event()
-    code = f"from metlib.download import *; download({str(tmp_path)!r}, 'test_met', url={site.url!r})"
+    code = f"from metlib.dataset.archives import *; download({str(tmp_path)!r}, 'test_met', url={site.url!r})"
     # In the child the real size of test_met must not count.
-    code = "import metlib.download as d; d.ARCHIVES['test_met'] = d.Archive('test_met'); " + code
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    code = "import metlib.dataset.archives as d; d.ARCHIVES['test_met'] = d.Archive('test_met'); " + code
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
     part = tmp_path / "archives" / "test_met.tar.gz.part"
     try:
         for _ in range(1000):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from metlib import dataset
-from metlib.dataset import BadGroundTruth, Museum, Problem, Split
+from metlib.dataset import BadGroundTruth, Museum, Problem, Split, layout
 
 SHARED = Path(__file__).parents[2] / "shared"
 real = pytest.mark.skipif(not (SHARED / "data" / "met_ground_truth").is_dir(), reason="no ../shared/data here")
@@ -226,7 +226,7 @@ def test_what_is_well_is_checked_in_bulk(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("row by row")
 
-    monkeypatch.setattr(dataset, "_row_by_row", refuse)
+    monkeypatch.setattr(layout, "_row_by_row", refuse)
     museum = dataset.load(write(tmp_path))
     assert museum.database.paths.tolist() == [row["path"] for row in DATABASE]
     assert museum.database.labels.tolist() == [52, 52, 7]
@@ -276,13 +276,13 @@ def test_in_bulk_and_row_by_row_say_the_same(
 
     def outcome() -> object:
         try:
-            split = dataset._read_split(file, key, tmp_path, required=key == "id")
+            split = layout._read_split(file, key, tmp_path, required=key == "id")
         except BadGroundTruth as error:
             return str(error)
         return split.paths.tolist(), split.labels.tolist()
 
     in_bulk = outcome()
-    monkeypatch.setattr(dataset, "_at_once", lambda *_, **__: None)
+    monkeypatch.setattr(layout, "_at_once", lambda *_, **__: None)
     assert in_bulk == outcome()
 
 
@@ -379,8 +379,8 @@ def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (content / "drive/MyDrive").mkdir(parents=True)
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    monkeypatch.setattr(dataset, "_COLAB", content)
-    monkeypatch.setattr(dataset, "_COLAB_HOMES", (content, content / "drive/MyDrive", content / "drive/MyDrive/metlib"))
+    monkeypatch.setattr(layout, "_COLAB", content)
+    monkeypatch.setattr(layout, "_COLAB_HOMES", (content, content / "drive/MyDrive", content / "drive/MyDrive/metlib"))
     return content
 
 
@@ -518,12 +518,12 @@ def test_a_header_alone_is_truncated_whatever_pillow_calls_it(tmp_path: Path) ->
 
 def test_the_command_line_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write(tmp_path / "small", images=True)
-    assert dataset.main(["verify", str(root)]) == 0
+    assert layout.main(["verify", str(root)]) == 0
     assert "9 images, 0 unusable" in capsys.readouterr().out
     damage(root / "images/MET/7/0.jpg", "empty")
-    assert dataset.main(["verify", str(root)]) == 1
+    assert layout.main(["verify", str(root)]) == 1
     assert "empty\t" + str(root / "images/MET/7/0.jpg") in capsys.readouterr().out
-    assert dataset.main(["verify", str(root), "--database", "mini"]) == 0
+    assert layout.main(["verify", str(root), "--database", "mini"]) == 0
 
 
 @pytest.mark.parametrize("broken", ["no folder", "no museum", "bad rows"])
@@ -533,7 +533,7 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.Capt
         shutil.rmtree(root)
     elif broken == "no museum":
         shutil.rmtree(root / "ground_truth")
-    assert dataset.main(["verify", str(root)]) == 2
+    assert layout.main(["verify", str(root)]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("error: ")
@@ -545,6 +545,6 @@ def test_the_command_line_refuses_what_it_does_not_know(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        dataset.main(arguments)
+        layout.main(arguments)
     assert caught.value.code == 2
     assert "usage: python -m metlib.dataset" in capsys.readouterr().err

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from metlib import download
+from metlib.dataset import archives
 
 DISTRACTOR = -1
 """The label of a query that shows no exhibit of the database."""
@@ -363,9 +363,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m metlib.dataset", description="The Met dataset on your disk.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     fetch = verbs.add_parser("download", help="fetch, check and unpack a part of the Met dataset")
-    fetch.add_argument("--part", default="mini", choices=sorted(download.PARTS), help="what to fetch (default: mini)")
+    fetch.add_argument("--part", default="mini", choices=sorted(archives.PARTS), help="what to fetch (default: mini)")
     fetch.add_argument("--root", default="data/met", help="folder of the museum (default: data/met)")
-    fetch.add_argument("--url", default=download.URL, help="address of the archives")
+    fetch.add_argument("--url", default=archives.URL, help="address of the archives")
     fetch.add_argument("--keep-archives", action="store_true", help="keep the .tar.gz files after unpacking")
     check = verbs.add_parser("verify", help="decode every image and name those that can't be used")
     check.add_argument("root")
@@ -373,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         if chosen.verb == "download":
-            root = download.download(chosen.root, chosen.part, url=chosen.url, keep_archives=chosen.keep_archives)
+            root = archives.download(chosen.root, chosen.part, url=chosen.url, keep_archives=chosen.keep_archives)
             print(f"{chosen.part} lies in {root}")
             return 0
         museum = load(find(chosen.root), chosen.database)

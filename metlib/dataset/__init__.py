@@ -1,0 +1,35 @@
+"""The Met layout on disk: ground truth and images read into checked values, and the Met's own archives fetched."""
+
+from metlib.dataset.layout import (
+    DATABASES,
+    DISTRACTOR,
+    QUERIES,
+    BadGroundTruth,
+    Museum,
+    Problem,
+    Split,
+    find,
+    leaves_root,
+    load,
+    read_image,
+    read_size,
+    verify,
+    verify_files,
+)
+
+__all__ = [
+    "DATABASES",
+    "DISTRACTOR",
+    "QUERIES",
+    "BadGroundTruth",
+    "Museum",
+    "Problem",
+    "Split",
+    "find",
+    "leaves_root",
+    "load",
+    "read_image",
+    "read_size",
+    "verify",
+    "verify_files",
+]
