@@ -18,11 +18,10 @@ from typing import Any
 import pandas as pd
 
 from metlib import backbone, dataset, descriptors, evaluate, extract, ledger
-from metlib.backbone import Embedder, Panel
+from metlib.backbone import RECIPES, Embedder, Panel, of_timm
 from metlib.common.vectors import unit
 from metlib.dataset import Museum
 from metlib.descriptors import Described
-from metlib.recipes import RECIPES, of_timm
 from metlib.whiten import PCAWhitening
 
 LEDGER = "figures/results.csv"

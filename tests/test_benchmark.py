@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from metlib import backbone, benchmark, dataset, evaluate, extract, knn, ledger, metrics, tune
-from metlib.backbone import Embedder
+from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Museum
-from metlib.recipes import Recipe
 from metlib.whiten import PCAWhitening
 
 TINY = Recipe("test_resnet", seed=1)

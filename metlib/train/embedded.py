@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from metlib import backbone, dataset, synthetic
+from metlib.backbone import RECIPES, Recipe
 from metlib.dataset import Museum, Split
-from metlib.recipes import RECIPES, Recipe
 from metlib.train.loop import Settings
 from metlib.train.parametric import train as train_classifier
 

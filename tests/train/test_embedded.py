@@ -11,7 +11,7 @@ import safetensors
 import torch
 
 from metlib import backbone, benchmark, dataset, synthetic
-from metlib.recipes import RECIPES, Recipe
+from metlib.backbone import RECIPES, Recipe
 from metlib.train import embedded
 from metlib.train.loop import Settings
 

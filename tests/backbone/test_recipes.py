@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from metlib import backbone
 from metlib.backbone import Embedder, gem
-from metlib.recipes import FILES, IMAGENET_MEAN, RECIPES, Recipe, find_in_files, of_timm
+from metlib.backbone.recipes import FILES, IMAGENET_MEAN, RECIPES, Recipe, find_in_files, of_timm
 
 DIMS = {
     "R18IN": 512, "R50IN": 2048, "R50SwAV": 2048, "R50SIN": 2048, "R18SWSL": 512, "R50SWSL": 2048,

@@ -12,7 +12,7 @@ from typing import Any
 import timm
 import torch
 
-from metlib import aggregation as _aggregation  # noqa: F401 (timm then knows its networks by name)
+from metlib.backbone import aggregation as _aggregation  # noqa: F401 (timm then knows its networks by name)
 from metlib.dataset.archives import File
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -22,10 +22,10 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metlib import backbone, weights
-from metlib.backbone import Embedder, load
+from metlib import backbone
+from metlib.backbone import Embedder, load, weights
+from metlib.backbone.recipes import FILES, RECIPES
 from metlib.dataset import archives
-from metlib.recipes import FILES, RECIPES
 from tests.dataset import test_archives
 from tests.dataset.test_archives import Site
 

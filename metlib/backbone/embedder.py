@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metlib import weights as weights_files
+from metlib.backbone import weights as weights_files
+from metlib.backbone.recipes import RECIPES, Recipe, find_in_files, of_timm
 from metlib.common.files import replacing
 from metlib.common.vectors import unit
-from metlib.recipes import RECIPES, Recipe, find_in_files, of_timm
 
 __all__ = ["RECIPES", "Embedder", "GeM", "Panel", "Recipe", "build", "gem", "load", "save"]
 

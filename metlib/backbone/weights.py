@@ -18,8 +18,8 @@ import timm
 import torch
 from torch import Tensor
 
+from metlib.backbone.recipes import FILES, Recipe
 from metlib.dataset import archives
-from metlib.recipes import FILES, Recipe
 
 ENVIRONMENT = "METLIB_WEIGHTS"
 """Environment variable that names a folder of weights files, looked through before anything is fetched."""

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metlib import backbone, recipes
-from metlib.backbone import Embedder, GeM, Panel, Recipe, fold_batch_norm, gem, load, save
+from metlib import backbone
+from metlib.backbone import Embedder, GeM, Panel, Recipe, fold_batch_norm, gem, load, recipes, save
 from metlib.dataset import Split
 from metlib.descriptors import load_descriptors
 from metlib.extract import extract
@@ -496,7 +496,7 @@ def test_weights_that_cannot_be_fetched(tmp_path: Path) -> None:
     program = "from metlib import backbone\ntry: backbone.load('R18IN')\nexcept RuntimeError as error: print(error)"
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment,
-                         cwd=Path(__file__).parents[1])  # fmt: skip
+                         cwd=Path(__file__).parents[2])  # fmt: skip
     assert "R18IN (resnet18.tv_in1k) can't be loaded" in ran.stdout, ran
     assert "HF_HOME" in ran.stdout and "checkpoint" in ran.stdout and "'random'" in ran.stdout
 

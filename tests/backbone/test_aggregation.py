@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import metlib.aggregation  # first: it makes the names known to timm
+import metlib.backbone.aggregation  # first: it makes the names known to timm
 from metlib import backbone
 from metlib.backbone import Embedder, Panel, Recipe, fold_batch_norm
 
