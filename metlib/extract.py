@@ -28,18 +28,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from metlib import __version__, backbone, dataset, shards
+from metlib import __version__, backbone, dataset
 from metlib.backbone import Embedder
 from metlib.common.device import find_device, refuse_missing_device
 from metlib.common.progress import track
 from metlib.dataset import Museum, Split
 from metlib.descriptors import Described as Described  # names as themselves: they may be had from here too
-from metlib.descriptors import list_sha256, read, split_folder
+from metlib.descriptors import list_sha256, read, shards, split_folder
 from metlib.descriptors import load_descriptors as load_descriptors
 from metlib.descriptors import load_labels as load_labels
 from metlib.descriptors import load_recipe as load_recipe
 from metlib.descriptors import read_official as read_official
-from metlib.shards import SHARD
+from metlib.descriptors.shards import SHARD
 
 SCALES = (1, 2**-0.5, 0.5)
 """The published scales: full size, and smaller by the square root of two, twice."""

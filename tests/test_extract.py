@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from metlib import __version__, backbone, dataset, extract, shards
+from metlib import __version__, backbone, dataset, extract
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Museum, Split
+from metlib.descriptors import shards
 from metlib.extract import SCALES, describe, load_descriptors, load_labels, load_recipe
 
 SHAPES = [(64, 48), (48, 64), (64, 48), (72, 72), (64, 48), (96, 50), (72, 72), (48, 64), (64, 48), (57, 61)]

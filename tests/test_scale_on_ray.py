@@ -24,9 +24,10 @@ import pytest
 import torch
 from PIL import Image
 
-from metlib import backbone, dataset, extract, shards
+from metlib import backbone, dataset, extract
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Split
+from metlib.descriptors import shards
 from metlib.extract import load_descriptors, load_labels, load_recipe
 
 ray = pytest.importorskip("ray")

@@ -29,12 +29,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from metlib import backbone, dataset, shards
+from metlib import backbone, dataset
 from metlib import extract as local
 from metlib.backbone import Embedder
 from metlib.common.progress import track
 from metlib.dataset import Split
-from metlib.descriptors import split_folder
+from metlib.descriptors import shards, split_folder
 
 try:
     import ray

@@ -24,13 +24,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from metlib import backbone, dataset, extract, shards
+from metlib import backbone, dataset, extract
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Split
-from metlib.descriptors import load_descriptors, load_labels, load_recipe
-from metlib.shards import Plan, find_finished, join, plan, write_shard
+from metlib.descriptors import load_descriptors, load_labels, load_recipe, shards
+from metlib.descriptors.shards import Plan, find_finished, join, plan, write_shard
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHAPES = [(16, 24), (24, 16), (16, 24), (20, 20)]  # widths and heights
 RECIPE = {"weights_sha256": "0", "network": {}, "dim": 3, "scales": [1.0], "images": 10, "images_sha256": "1"}
 RECIPE |= {"precision": "float32", "skipped": []}

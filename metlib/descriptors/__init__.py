@@ -1,0 +1,33 @@
+"""Descriptor sets: where they lie, in pieces and whole, the Met authors' file in and out. Nothing here imports torch."""
+
+from metlib.descriptors.sets import (
+    OFFICIAL,
+    Described,
+    concatenate,
+    from_official,
+    list_sha256,
+    load_descriptors,
+    load_labels,
+    load_recipe,
+    read,
+    read_array,
+    read_official,
+    split_folder,
+    write_official,
+)
+
+__all__ = [
+    "OFFICIAL",
+    "Described",
+    "concatenate",
+    "from_official",
+    "list_sha256",
+    "load_descriptors",
+    "load_labels",
+    "load_recipe",
+    "read",
+    "read_array",
+    "read_official",
+    "split_folder",
+    "write_official",
+]
