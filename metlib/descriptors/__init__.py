@@ -1,4 +1,4 @@
-"""Descriptor sets: where they lie, in pieces and whole, the Met authors' file in and out. Nothing here imports torch."""
+"""Descriptor sets: where they lie, in pieces and whole, the Met authors' file in and out; nothing here needs torch."""
 
 from metlib.descriptors.sets import (
     OFFICIAL,

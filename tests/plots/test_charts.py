@@ -29,7 +29,7 @@ from PIL import Image
 from metlib import dataset, plots
 from metlib.plots import COLOURS, Case
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STAMP = "synthetic museum, seed 0 | full database | random (untrained: a floor, not a result)"
 
 
