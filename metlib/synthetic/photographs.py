@@ -11,7 +11,7 @@ from numpy.random import Generator, default_rng
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from metlib.atelier.brushes import (
+from metlib.synthetic.drawing import (
     KINSHIP,
     PALETTES,
     Array,
@@ -28,7 +28,7 @@ from metlib.atelier.brushes import (
     to_image,
     turned,
 )
-from metlib.atelier.objects import (
+from metlib.synthetic.objects import (
     banded,
     blue_and_white,
     brocade,
@@ -40,7 +40,7 @@ from metlib.atelier.objects import (
     plaid,
     vessel,
 )
-from metlib.atelier.paintings import (
+from metlib.synthetic.paintings import (
     colour_field,
     geometric,
     ink_mountains,

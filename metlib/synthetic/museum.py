@@ -25,10 +25,10 @@ import numpy as np
 from numpy.random import default_rng
 
 from metlib import dataset
-from metlib.atelier.brushes import PALETTES, Array, to_image
-from metlib.atelier.photographs import FORMATS, KINDS, NOT_ART, SCHOOLS, SHARES, Exhibit, query, studio, visit
 from metlib.common.files import explained, replacing
 from metlib.common.progress import track
+from metlib.synthetic.drawing import PALETTES, Array, to_image
+from metlib.synthetic.photographs import FORMATS, KINDS, NOT_ART, SCHOOLS, SHARES, Exhibit, query, studio, visit
 
 PAINTER = 1  # raise it when the same seed gives other pictures: a museum of an older painter is not this museum
 

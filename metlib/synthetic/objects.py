@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from metlib.atelier.brushes import (
+from metlib.synthetic.drawing import (
     KINSHIP,
     Array,
     Hand,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from metlib.atelier.brushes import (
+from metlib.synthetic.drawing import (
     KINSHIP,
     Array,
     Hand,
@@ -26,7 +26,7 @@ from metlib.atelier.brushes import (
     relief,
     turned,
 )
-from metlib.atelier.objects import SHAPES, throw
+from metlib.synthetic.objects import SHAPES, throw
 
 # ---------------------------------------------------------------------------------------------------- paintings
 

@@ -1,1 +1,0 @@
-"""The atelier of the synthetic museum: brushes, paintings, objects, and the photographs taken of them."""
