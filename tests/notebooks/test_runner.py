@@ -13,8 +13,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from metlib import notebooks, report
-from metlib.notebooks import NotebookFailed, Refused
+from metlib import notebooks
+from metlib.notebooks import NotebookFailed, Refused, report
 
 PARAMETERS = """\
 data_root = "../data/synthetic"  # the museum

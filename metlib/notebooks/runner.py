@@ -32,10 +32,11 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from traitlets.config import Config
 
-from metlib import dataset, report, synthetic
+from metlib import dataset, synthetic
 from metlib.common.files import replacing
+from metlib.notebooks import report
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KERNEL = "python3"
 COMMON = ("data_root", "backbone", "database", "work_dir", "figures_dir", "seed")
 """The parameters that every notebook has and that the runner's own options fill."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from metlib import notebooks, report
+from metlib import notebooks
+from metlib.notebooks import report
 
 NOTEBOOKS = sorted(notebooks.ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
 

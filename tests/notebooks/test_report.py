@@ -8,7 +8,7 @@ from pathlib import Path
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from metlib import report
+from metlib.notebooks import report
 
 
 def test_titles_and_questions_are_plain_text() -> None:
