@@ -389,7 +389,7 @@ def heatmap(
 def class_counts(table: pd.DataFrame, *, most: int = 24, ax: Axes | None = None) -> Axes:
     """Draw the images of each class of one attribute as bars, largest class first, a part for each split.
 
-    `table` has the columns `class`, `train`, `val`, `test`, as `attributes.count_classes` gives them. Of more than
+    `table` has the columns `class`, `train`, `val`, `test`, as `labelled.count_classes` gives them. Of more than
     `most` classes the rest are one bar, which says how many they are. Raises ValueError for more than one attribute.
     """
     splits = ("train", "val", "test")

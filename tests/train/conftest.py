@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from metlib import backbone, dataset, synthetic
-from metlib.attributes import UNKNOWN, Labelled
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Museum
+from metlib.labelled import UNKNOWN, Labelled
 from metlib.train.loop import Settings
 
 

@@ -13,13 +13,12 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from metlib import attributes, backbone, ledger
-from metlib.attributes import UNKNOWN, Labelled
+from metlib import backbone, labelled, ledger
 from metlib.backbone import Embedder
-from metlib.train import transfer
+from metlib.labelled import UNKNOWN, Labelled, transfer
+from metlib.labelled.multitask import MultiTask
+from metlib.labelled.transfer import BUDGET, REGIMES, Outcome, fit_probe, from_scratch, ledger_rows, run, score
 from metlib.train.loop import Settings
-from metlib.train.multitask import MultiTask
-from metlib.train.transfer import BUDGET, REGIMES, Outcome, fit_probe, from_scratch, ledger_rows, run, score
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +91,7 @@ def test_a_collection_whose_splits_share_an_image_is_refused(
     twins = replace(paintings, root=tmp_path)
     with pytest.raises(ValueError, match=r"1 image\(s\) of paintings stand in two splits, the first 4.png in test"):
         run(twins, embedder, tmp_path / "work", "probe")
-    assert len(attributes.drop_shared(twins)) == len(twins) - 1
+    assert len(labelled.drop_shared(twins)) == len(twins) - 1
     with pytest.raises(ValueError, match=r"judged image\(s\) of paintings are also in paintings"):
         run(paintings, embedder, tmp_path / "work", "art-to-art", other=paintings)
 
@@ -105,7 +104,7 @@ def test_scores_leave_out_images_without_a_label_and_average_seeds(paintings: La
     row = score(paintings, [outcome]).iloc[0]
     assert row["images"] == (truth != UNKNOWN).sum() and row["accuracy"] == 0.5
     assert row["seed_std"] == pytest.approx(np.std([1, 0], ddof=1))
-    assert row["majority"] == attributes.majority(paintings, "edge")
+    assert row["majority"] == labelled.majority(paintings, "edge")
 
 
 def test_rows_of_the_ledger_are_read_back(

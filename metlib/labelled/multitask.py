@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metlib import extract
-from metlib.attributes import UNKNOWN, Labelled
 from metlib.backbone import Embedder
 from metlib.common.files import digest, replacing
 from metlib.common.vectors import as_rows
 from metlib.dataset import Museum, Split
 from metlib.descriptors import list_sha256
 from metlib.extract import Reader
+from metlib.labelled import UNKNOWN, Labelled
 from metlib.train.loop import Method, Plan, Settings, fit
 from metlib.train.loop import name_run as name_run_of
 
@@ -188,8 +188,8 @@ def as_museum(collection: Labelled) -> Museum:
     for name in ("train", "val", "test"):
         if not len(collection.rows(name)):
             raise ValueError(
-                f"{collection.name} has no {name} images: make splits with attributes.stratify, or take a share of "
-                "another split with attributes.hold_out"
+                f"{collection.name} has no {name} images: make splits with labelled.stratify, or take a share of "
+                "another split with labelled.hold_out"
             )
     for attribute, labels in collection.labels.items():
         known = {name: np.unique(labels[collection.rows(name)]) for name in ("train", "val", "test")}
@@ -198,7 +198,7 @@ def as_museum(collection: Labelled) -> Museum:
             said = ", ".join(f"{count} in {name}" for name, count in counts.items())
             raise ValueError(
                 f"{collection.name}, {attribute}: classes with images: {said}; expected two in train and one in val "
-                f"and test: make splits with attributes.stratify(by={attribute!r}), or leave it out with select()"
+                f"and test: make splits with labelled.stratify(by={attribute!r}), or leave it out with select()"
             )
     train, val, test = (collection.split(name) for name in ("train", "val", "test"))
     return Museum(train, val, test, collection.root, collection.name)

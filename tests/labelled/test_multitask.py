@@ -11,12 +11,11 @@ import torch
 from scipy.special import log_softmax
 
 from metlib import backbone
-from metlib.attributes import UNKNOWN, Labelled
 from metlib.backbone import Embedder, Recipe
-from metlib.train import multitask
-from metlib.train.cache import build
+from metlib.labelled import UNKNOWN, Labelled, multitask
+from metlib.labelled.cache import build
+from metlib.labelled.multitask import Heads, MultiTask, heads_file, load_heads, save_heads, train
 from metlib.train.loop import Settings, history
-from metlib.train.multitask import Heads, MultiTask, heads_file, load_heads, save_heads, train
 
 
 @pytest.fixture

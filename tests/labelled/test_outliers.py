@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from metlib import outliers
 from metlib.common.vectors import unit
 from metlib.knn import search
+from metlib.labelled import outliers
 
 FAST = settings(deadline=None, max_examples=60)
 

@@ -27,15 +27,15 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from metlib import attributes, backbone, ledger, metrics
-from metlib.attributes import UNKNOWN, Labelled
+from metlib import backbone, labelled, ledger, metrics
 from metlib.backbone import Embedder
 from metlib.common.files import digest
 from metlib.extract import SCALES, Reader
-from metlib.train.cache import build as build_cache
+from metlib.labelled import UNKNOWN, Labelled
+from metlib.labelled.cache import build as build_cache
+from metlib.labelled.multitask import SMOOTHING, Heads, describe, labels_sha256, load_heads, name_run
+from metlib.labelled.multitask import train as train_multitask
 from metlib.train.loop import Settings, history
-from metlib.train.multitask import SMOOTHING, Heads, describe, labels_sha256, load_heads, name_run
-from metlib.train.multitask import train as train_multitask
 
 REGIMES = ("probe", "frozen", "fine-tuned", "scratch", "art-to-art")
 """Logistic regression; softmax on a frozen trunk; the whole network; from random weights; by another collection."""
@@ -100,7 +100,7 @@ def fit_probe(collection: Labelled, descriptors: NDArray[np.float32]) -> Heads:
         if len(np.unique(labels[known])) < 2 or not len(held):
             raise ValueError(
                 f"{name} has {len(np.unique(labels[known]))} class(es) in train and {len(held)} labelled images in "
-                "val: a probe needs two classes and a val split; make splits with attributes.stratify"
+                "val: a probe needs two classes and a val split; make splits with labelled.stratify"
             )
         scaler = StandardScaler().fit(descriptors[known])
         learned, shown = (scaler.transform(descriptors[rows]) for rows in (known, held))
@@ -196,17 +196,17 @@ def read_cached(collection: Labelled, work_dir: str | Path, size: int) -> Reader
 
 def refuse_shared(collection: Labelled, other: Labelled | None = None) -> None:
     """Raise ValueError where an image that is judged was learned: in train under another name, or in `other`."""
-    shared = attributes.find_shared(collection)
+    shared = labelled.find_shared(collection)
     if len(shared):
         first = shared.iloc[0]
         raise ValueError(
             f"{len(shared)} image(s) of {collection.name} stand in two splits, the first {first['path']} in "
             f"{first['split']} and {first['other']} in {first['other_split']}: leave them out with "
-            "attributes.drop_shared"
+            "labelled.drop_shared"
         )
     if other is None:
         return
-    learned = attributes.find_learned(collection, other)
+    learned = labelled.find_learned(collection, other)
     if len(learned):
         first = learned.iloc[0]
         raise ValueError(
@@ -236,7 +236,7 @@ def score(collection: Labelled, outcomes: Iterable[Outcome], seed: int = 0) -> p
             truth = collection.labels[name][test]
             known = truth != UNKNOWN
             summary = metrics.summarise_accuracy(predicted[:, known] == truth[known], seed=seed)
-            majority = attributes.majority(collection, name)
+            majority = labelled.majority(collection, name)
             rows.append({"attribute": name, "regime": outcome.regime} | summary | {"majority": majority})
     return pd.DataFrame(rows).sort_values("attribute", kind="stable", ignore_index=True)
 
@@ -315,8 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError("art-to-art needs another collection to learn first: name it with --other")
         settings = replace(BUDGET, **given)
         options = {"attributes": chosen.attributes} if chosen.attributes else {}
-        whole = attributes.make_ready(attributes.read(chosen.collection, **options))
-        other = attributes.make_ready(attributes.read(chosen.other)) if chosen.other else None
+        whole = labelled.make_ready(labelled.read(chosen.collection, **options))
+        other = labelled.make_ready(labelled.read(chosen.other)) if chosen.other else None
         print("\n".join(whole.notes))
         embedder = backbone.load(chosen.backbone)
         parts = [whole] if chosen.together else [whole.select(name) for name in whole.attributes]

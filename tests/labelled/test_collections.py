@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from metlib import attributes, dataset
-from metlib.attributes import UNKNOWN, BadLabels, Labelled
+from metlib import dataset, labelled
+from metlib.labelled import UNKNOWN, BadLabels, Labelled
 
 ARTGAN = {
     "style_class.txt": "0 Cubism\n1 Pop_Art\n",
@@ -113,23 +113,23 @@ def test_the_impressionists_are_counted_right(shared: Path, tmp_path: Path) -> N
     root = shared / "data" / "impressionists64"
     if not root.is_dir():
         pytest.skip("no impressionists64 in ../shared")
-    collection = attributes.read(root)
+    collection = labelled.read(root)
     assert (collection.name, len(collection), collection.notes) == ("impressionists64", 3_491, ())
     assert {name: len(classes) for name, classes in collection.classes.items()} == {
         "artist": 21,
         "genre": 8,
         "style": 2,
     }
-    assert [len(collection.split(name)) for name in attributes.SPLITS] == [2_446, 1_045, 0]
+    assert [len(collection.split(name)) for name in labelled.SPLITS] == [2_446, 1_045, 0]
     assert str(collection.sources[0]) == "artist_train.csv:1" and collection.file(0).name == "4660.jpg"
     table = pd.read_csv(root / "genre_val.csv", header=None, names=["path", "label"])  # pandas' own reading
     split = collection.split("val")
     assert split.paths.tolist() == table.path.tolist()
     assert collection.labels["genre"][split.labels].tolist() == table.label.tolist()
-    assert attributes.find_missing_classes(collection).empty
-    shared_images = attributes.find_shared(collection)
+    assert labelled.find_missing_classes(collection).empty
+    shared_images = labelled.find_shared(collection)
     assert shared_images.values.tolist() == [["39519.jpg", "val", "88034.jpg", "train"]]
-    assert len(attributes.drop_shared(collection)) == 3_490
+    assert len(labelled.drop_shared(collection)) == 3_490
     contents = Counter(collection.file(i).read_bytes() for i in range(len(collection)))
     assert len(contents) == 3_491 - 6  # the other five lie inside one split
 
@@ -138,16 +138,16 @@ def test_the_chinese_paintings_are_counted_right(shared: Path) -> None:
     root = shared / "data" / "chinese_paintings"
     if not root.is_dir():
         pytest.skip("no chinese_paintings in ../shared")
-    collection = attributes.read(root)
+    collection = labelled.read(root)
     assert (len(collection), collection.notes) == (720, ())
     assert collection.classes == {"dc_type": ("flowerBird", "human", "landscape")}
-    assert [len(collection.rows(name)) for name in attributes.SPLITS] == [540, 0, 180]
+    assert [len(collection.rows(name)) for name in labelled.SPLITS] == [540, 0, 180]
     assert str(collection.paths[0]) == "CP-00413.jpg" and collection.sources[0] == "metadata.csv:2"
     assert names(collection, "dc_type")[:3] == ["landscape", "flowerBird", "flowerBird"]
-    assert attributes.majority(collection, "dc_type") == pytest.approx(1 / 3)
-    assert len(attributes.drop_shared(collection)) == 720
-    held = attributes.hold_out(collection, "dc_type", share=1 / 6)
-    assert attributes.count_classes(held)[["train", "val", "test"]].values.tolist() == [[150, 30, 60]] * 3
+    assert labelled.majority(collection, "dc_type") == pytest.approx(1 / 3)
+    assert len(labelled.drop_shared(collection)) == 720
+    held = labelled.hold_out(collection, "dc_type", share=1 / 6)
+    assert labelled.count_classes(held)[["train", "val", "test"]].values.tolist() == [[150, 30, 60]] * 3
 
 
 # ---- ArtGAN ----
@@ -159,7 +159,7 @@ def test_artgan_is_read(tmp_path: Path, beside: bool) -> None:
     if beside:
         shutil.copytree(root / "images", root, dirs_exist_ok=True)
         shutil.rmtree(root / "images")
-    collection = attributes.read(root)
+    collection = labelled.read(root)
     assert collection.attributes == ("artist", "style")
     assert collection.paths.tolist() == ["a.jpg", "b.jpg", "d.jpg", "e.jpg", "sub/c.jpg"]
     assert collection.splits.tolist() == ["train", "train", "val", "val", "train"]
@@ -170,7 +170,7 @@ def test_artgan_is_read(tmp_path: Path, beside: bool) -> None:
     ]
     assert collection.file(4).is_file() and collection.groups.tolist() == [0, 1, 2, 3, 4]
     assert collection.notes == ("artist: 1 of 5 images are of no known class",)
-    only = attributes.read(root, attributes=["style"])
+    only = labelled.read(root, attributes=["style"])
     assert only.attributes == ("style",) and only.sources[0] == "style_train.csv:1"
 
 
@@ -181,7 +181,7 @@ def test_an_image_that_is_judged_for_one_attribute_is_judged_for_all(tmp_path: P
         artist_val="b.jpg,0\ne.jpg,1\n",  # style: b train
         artist_test="e.jpg,1\n",
     )
-    collection = attributes.read(root)
+    collection = labelled.read(root)
     assert dict(zip(collection.paths.tolist(), collection.splits.tolist(), strict=True)) == {
         "a.jpg": "train",
         "b.jpg": "val",
@@ -209,7 +209,7 @@ def test_a_leak_is_counted_as_sets_count_it(tmp_path: Path) -> None:
         for split, chosen in (("train", order[:120]), ("val", order[120:170])):
             parts[f"{attribute}-{split}"] = set(chosen.tolist())
             texts[f"{attribute}_{split}"] = "".join(f"{name},{int(name[:-4]) % 2}\n" for name in chosen)
-    collection = attributes.read(artgan(tmp_path, " ".join(images), **texts))
+    collection = labelled.read(artgan(tmp_path, " ".join(images), **texts))
     for judged, trained in (("artist-val", "style-train"), ("style-val", "artist-train")):
         both = len(parts[judged] & parts[trained])
         assert note(collection, judged + " are in", trained).startswith(f"{both} of 50 images")
@@ -219,15 +219,15 @@ def test_a_leak_is_counted_as_sets_count_it(tmp_path: Path) -> None:
 
 
 def test_an_image_twice_with_its_class_is_noted_and_with_two_classes_refused(tmp_path: Path) -> None:
-    twice = attributes.read(artgan(tmp_path / "a", style_train="a.jpg,0\nb.jpg,1\na.jpg,0\nsub/c.jpg,1\n"))
+    twice = labelled.read(artgan(tmp_path / "a", style_train="a.jpg,0\nb.jpg,1\na.jpg,0\nsub/c.jpg,1\n"))
     assert len(twice) == 5
     assert "a.jpg (style_train.csv:1 and style_train.csv:3)" in note(twice, "1 lines of style_train.csv repeat")
-    both = attributes.read(artgan(tmp_path / "b", style_val="a.jpg,0\nd.jpg,0\ne.jpg,1\n"))
+    both = labelled.read(artgan(tmp_path / "b", style_val="a.jpg,0\nd.jpg,0\ne.jpg,1\n"))
     assert "count as val" in note(both, "1 of 3 images of style-val are in style-train")
     for name, where in (("style_train", "style_train.csv:4"), ("style_val", "style_val.csv:4")):
         lines = ARTGAN[f"{name}.csv"] + ("" if name == "style_train" else "sub/c.jpg,1\n") + "a.jpg,1\n"
         with pytest.raises(BadLabels, match=rf"a.jpg is 'Cubism' in style_train.csv:1 but 'Pop_Art' in {where}"):
-            attributes.read(artgan(tmp_path / name, **{name: lines}))
+            labelled.read(artgan(tmp_path / name, **{name: lines}))
 
 
 @pytest.mark.parametrize(
@@ -264,22 +264,22 @@ def test_damaged_artgan_files_are_refused_by_file_and_line(
     tmp_path: Path, file: str, text: str | bytes, message: str
 ) -> None:
     with pytest.raises(BadLabels, match=message):
-        attributes.read(artgan(tmp_path, images=ALL, **{file: text}))
+        labelled.read(artgan(tmp_path, images=ALL, **{file: text}))
 
 
 def test_rows_without_images_and_images_without_rows(tmp_path: Path) -> None:
     root = artgan(tmp_path, "a.jpg d.jpg e.jpg sub/c.jpg other.png ._a.jpg notes.txt")
     with pytest.raises(FileNotFoundError, match=r"1 of 5 rows .* b.jpg \(artist_train.csv:3\)\. .*on_missing='skip'"):
-        attributes.read(root)
-    collection = attributes.read(root, on_missing="skip", attributes=["style"])
+        labelled.read(root)
+    collection = labelled.read(root, on_missing="skip", attributes=["style"])
     assert len(collection) == 4 and "b.jpg" not in collection.paths
     assert note(collection, "style_train.csv:2").endswith("left out")
     assert note(collection, "have no row").endswith("have no row: other.png")
     shutil.rmtree(root / "images")
     with pytest.raises(FileNotFoundError, match="5 of 5 rows"):
-        attributes.read(root, on_missing="skip")
+        labelled.read(root, on_missing="skip")
     with pytest.raises(ValueError, match="on_missing 'ignore'"):
-        attributes.read(root, on_missing="ignore")
+        labelled.read(root, on_missing="ignore")
 
 
 def test_small_classes_are_left_out_where_asked(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_small_classes_are_left_out_where_asked(tmp_path: Path) -> None:
         style_train="a.jpg,1\nb.jpg,1\nsub/c.jpg,2\n",
         style_val="d.jpg,2\ne.jpg,3\n",
     )
-    plain = attributes.read(root, attributes=("style",))
+    plain = labelled.read(root, attributes=("style",))
     assert plain.classes["style"] == ("Cubism", "Pop_Art", "Op_Art") and plain.labels["style"].tolist() == [
         0,
         0,
@@ -299,46 +299,46 @@ def test_small_classes_are_left_out_where_asked(tmp_path: Path) -> None:
     ]
     assert note(plain, "fewer than 1 images").endswith("left out: Fauvism (0)")
     assert note(plain, "single image").endswith("Op_Art (style_val.csv:2)")
-    everything = attributes.read(root, attributes=("style",), least=0)
+    everything = labelled.read(root, attributes=("style",), least=0)
     assert everything.labels["style"].tolist() == [1, 1, 2, 2, 3] and len(everything.classes["style"]) == 4
-    fewer = attributes.read(root, attributes=("style",), least=2)
+    fewer = labelled.read(root, attributes=("style",), least=2)
     assert fewer.classes["style"] == ("Cubism", "Pop_Art") and len(fewer) == 4
     assert "Fauvism (0), Op_Art (1)" in note(fewer, "fewer than 2")
     assert "style_val.csv:2" in note(fewer, "without any label")
     with pytest.raises(BadLabels, match="no image has a label"):
-        attributes.read(root, attributes=("style",), least=3)
+        labelled.read(root, attributes=("style",), least=3)
 
 
 def test_attributes_that_tell_nothing_apart_are_refused_with_the_way_out(tmp_path: Path) -> None:
     root = artgan(tmp_path, style_train="a.jpg,1\nb.jpg,1\nsub/c.jpg,1\n", style_val="d.jpg,1\n")
     with pytest.raises(BadLabels, match=r"style: one class only \('Pop_Art', first style_train.csv:1.*attributes="):
-        attributes.read(root, attributes=["style"])
-    assert attributes.read(root, attributes=["artist"]).attributes == ("artist",)
+        labelled.read(root, attributes=["style"])
+    assert labelled.read(root, attributes=["artist"]).attributes == ("artist",)
     artgan(root, style_train="a.jpg,1\n", style_val=None)
     (root / "style_val.csv").unlink()
     with pytest.raises(BadLabels, match=r"style: a single labelled image \(style_train.csv:1\)"):
-        attributes.read(root, attributes=["style"])
+        labelled.read(root, attributes=["style"])
 
 
 def test_attributes_are_chosen_by_name(tmp_path: Path) -> None:
     root = artgan(tmp_path, genre_train="a.jpg,0\n", type_class="0 a\n1 b\n")
-    collection = attributes.read(root, attributes=["style", "artist", "style"])
+    collection = labelled.read(root, attributes=["style", "artist", "style"])
     assert collection.attributes == ("style", "artist")
     assert note(collection, "genre: left out") and note(collection, "type: left out")
     with pytest.raises(ValueError, match="no attribute genre; choose from artist, style"):
-        attributes.read(root, attributes=["genre"])
+        labelled.read(root, attributes=["genre"])
     with pytest.raises(ValueError, match="no attribute of no name"):
-        attributes.read(root, attributes=[])
+        labelled.read(root, attributes=[])
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="has no attribute"):
-        attributes.read_artgan(tmp_path / "empty")
+        labelled.read_artgan(tmp_path / "empty")
 
 
 # ---- metadata.csv ----
 
 
 def test_metadata_is_joined_by_id_and_never_by_position(tmp_path: Path) -> None:
-    collection = attributes.read(metadata(tmp_path))
+    collection = labelled.read(metadata(tmp_path))
     assert collection.paths.tolist() == ["SK-2.JPEG", "SK-1.jpg", "deep/SK-3.png", "SK-4.tif"]
     assert collection.splits.tolist() == ["train", "train", "val", "test"]
     assert collection.classes == {"dc_creator": ("Ada Alder", "Brandt, Bram"), "dc_type": ("painting", "print")}
@@ -351,17 +351,17 @@ def test_metadata_is_joined_by_id_and_never_by_position(tmp_path: Path) -> None:
 def test_other_columns_names_and_rows_without_splits_are_read(tmp_path: Path) -> None:
     text = "id,part,kind\nSK-1,train,a\nSK-4,,b\n\nSK-2,val,a\nSK-3,test,b\n"
     root = write(tmp_path, {"list.csv": text}, ["SK-1.jpg", "SK-2.jpg", "SK-3.jpg", "SK-4.jpg"])
-    collection = attributes.read_metadata(root, "list.csv", "id", "part")
+    collection = labelled.read_metadata(root, "list.csv", "id", "part")
     assert collection.splits.tolist() == ["train", "", "val", "test"] and collection.attributes == ("kind",)
     assert collection.sources.tolist() == ["list.csv:2", "list.csv:3", "list.csv:5", "list.csv:6"]
-    whole = attributes.read_metadata(root, "list.csv", "id", attributes=["kind"])
+    whole = labelled.read_metadata(root, "list.csv", "id", attributes=["kind"])
     assert set(whole.splits.tolist()) == {""} and note(whole, "no column 'split'", "stratify()")
 
 
 @pytest.mark.parametrize("value", ["anonymous", "Anoniem", " ANONYMOUS maker", "unknown", "Onbekend", "", "nan", "NaN"])
 def test_unknown_makers_have_no_label_and_rows_without_any_are_dropped(tmp_path: Path, value: str) -> None:
     text = f"ImageId,dc_creator\nSK-1,Ada\nSK-2,Bram\nSK-3,{value}\nSK-4,Ada\n"
-    collection = attributes.read(metadata(tmp_path, text))
+    collection = labelled.read(metadata(tmp_path, text))
     assert names(collection, "dc_creator") == ["Ada", "Bram", "Ada"]
     assert note(collection, "1 of 4 images are of no known class")
     assert note(collection, "1 images without any label left out: metadata.csv:4")
@@ -370,11 +370,11 @@ def test_unknown_makers_have_no_label_and_rows_without_any_are_dropped(tmp_path:
 def test_a_class_file_beside_the_table_allows_its_classes_only(tmp_path: Path) -> None:
     root = metadata(tmp_path)
     write(root, {"dc_type_class.txt": "0 print\n1 painting\n2 drawing\n"}, [])
-    collection = attributes.read(root, least=0)
+    collection = labelled.read(root, least=0)
     assert collection.classes["dc_type"] == ("print", "painting", "drawing")
     write(root, {"dc_type_class.txt": "0 prints\n1 painting\n"}, [])
     with pytest.raises(BadLabels, match=r"metadata.csv:2: dc_type 'print' isn't in dc_type_class.txt; .* 'prints'"):
-        attributes.read(root)
+        labelled.read(root)
 
 
 @pytest.mark.parametrize(
@@ -395,27 +395,27 @@ def test_a_class_file_beside_the_table_allows_its_classes_only(tmp_path: Path) -
 )
 def test_damaged_tables_are_refused_by_file_and_line(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(BadLabels, match=message):
-        attributes.read(metadata(tmp_path, text))
+        labelled.read(metadata(tmp_path, text))
 
 
 def test_ids_find_one_file_or_are_named(tmp_path: Path) -> None:
     root = metadata(tmp_path, images="SK-1.jpg SK-2.jpg SK-3.png SK-4.tif other/SK-4.JPG")
     with pytest.raises(BadLabels, match=r"metadata.csv:5: 2 files for the id 'SK-4' \(SK-4.tif, other/SK-4.JPG\)"):
-        attributes.read(root)
+        labelled.read(root)
     (root / "images" / "SK-4.tif").unlink()
-    collection = attributes.read(root)
+    collection = labelled.read(root)
     assert collection.paths.tolist()[-1] == "other/SK-4.JPG"
-    by_path = attributes.read(metadata(root, METADATA.replace("SK-4", "other/SK-4.JPG"), ""))
+    by_path = labelled.read(metadata(root, METADATA.replace("SK-4", "other/SK-4.JPG"), ""))
     assert by_path.paths.tolist() == collection.paths.tolist()
     for hostile in ("../SK-1", "nowhere/SK-2.jpg", "sk-1", "SK-1.gif"):
         text = METADATA.replace("SK-2", hostile)
         with pytest.raises(FileNotFoundError, match=rf"1 of 4 rows .*{hostile} \(metadata.csv:2\)"):
-            attributes.read(metadata(root, text, ""))
+            labelled.read(metadata(root, text, ""))
 
 
 def test_control_characters_reach_neither_classes_nor_messages(tmp_path: Path) -> None:
     text = 'ImageId,a\nSK-1,"red\x1b[31m\nline"\nSK-2,y\nSK-\x1b3,y\n'
-    collection = attributes.read(metadata(tmp_path, text), on_missing="skip")
+    collection = labelled.read(metadata(tmp_path, text), on_missing="skip")
     assert collection.classes["a"] == ("red [31m line", "y")
     assert all(text.isprintable() for text in collection.notes)
 
@@ -424,7 +424,7 @@ def test_control_characters_reach_neither_classes_nor_messages(tmp_path: Path) -
 
 
 def test_nga_joins_images_to_objects_and_views_share_a_group(tmp_path: Path) -> None:
-    collection = attributes.read(nga(tmp_path))
+    collection = labelled.read(nga(tmp_path))
     assert collection.paths.tolist() == ["u-7a.jpg", "u-7b.jpg", "u-8.jpg", "u-9.jpg"]
     assert collection.groups.tolist() == [0, 0, 1, 2]
     assert names(collection, "classification") == ["Painting", "Painting", "Print", "Print"]
@@ -433,8 +433,8 @@ def test_nga_joins_images_to_objects_and_views_share_a_group(tmp_path: Path) -> 
     assert "u-gone (published_images.csv:7)" in note(collection, "1 of 6 rows", "left out")
     assert note(collection, "1 images show no object of objects.csv: u-none (published_images.csv:6)")
     with pytest.raises(FileNotFoundError, match="1 of 6 rows"):
-        attributes.read(tmp_path, on_missing="raise")
-    every = attributes.read(tmp_path, attributes=None)
+        labelled.read(tmp_path, on_missing="raise")
+    every = labelled.read(tmp_path, attributes=None)
     assert every.attributes == ("title", "attribution", "classification")
     assert every.classes["title"][0] == "A title, with a line break"
 
@@ -450,14 +450,14 @@ def test_nga_joins_images_to_objects_and_views_share_a_group(tmp_path: Path) -> 
 )
 def test_damaged_nga_tables_are_refused(tmp_path: Path, objects: str, published: str, message: str) -> None:
     with pytest.raises(BadLabels, match=message):
-        attributes.read(nga(tmp_path, objects, published))
+        labelled.read(nga(tmp_path, objects, published))
 
 
 # ---- a painted museum ----
 
 
 def test_a_painted_museum_is_a_labelled_collection(small_museum: Path) -> None:
-    collection = attributes.read(small_museum)
+    collection = labelled.read(small_museum)
     database = dataset.load(small_museum).database
     lines = {row["id"]: row for row in json.loads((small_museum / "ground_truth/attributes.json").read_text("utf-8"))}
     assert collection.paths.tolist() == database.paths.tolist() and collection.root == database.root
@@ -469,11 +469,11 @@ def test_a_painted_museum_is_a_labelled_collection(small_museum: Path) -> None:
     assert len(set(collection.groups.tolist())) == 40
     assert note(collection, "stratified by school (train 0.6, val 0.2, test 0.2; seed 0)")
     assert not any("have no row" in note for note in collection.notes)  # queries are none of its images
-    assert attributes.verify(collection) == [] and attributes.find_shared(collection).empty
-    by_kind = attributes.read(small_museum, attributes=["kind"])
-    assert note(by_kind, "stratified by kind") and attributes.find_missing_classes(by_kind).empty
+    assert labelled.verify(collection) == [] and labelled.find_shared(collection).empty
+    by_kind = labelled.read(small_museum, attributes=["kind"])
+    assert note(by_kind, "stratified by kind") and labelled.find_missing_classes(by_kind).empty
     with pytest.raises(ValueError, match="choose from kind, school, palette, maker, title"):
-        attributes.read(small_museum, attributes=["series"])
+        labelled.read(small_museum, attributes=["series"])
 
 
 @pytest.mark.parametrize(
@@ -497,7 +497,7 @@ def test_damaged_attributes_of_a_museum_are_refused(
     rows = change(json.loads(file.read_text("utf-8")))
     file.write_text(rows if isinstance(rows, str) else json.dumps(rows), encoding="utf-8")
     with pytest.raises(BadLabels, match=message):
-        attributes.read(tmp_path)
+        labelled.read(tmp_path)
 
 
 def test_a_folder_of_no_form_is_told_the_four(tmp_path: Path) -> None:
@@ -506,7 +506,7 @@ def test_a_folder_of_no_form_is_told_the_four(tmp_path: Path) -> None:
         with pytest.raises(
             FileNotFoundError, match=r"_class.txt .*published_images.csv .*metadata.csv .*attributes.json"
         ):
-            attributes.read(root)
+            labelled.read(root)
 
 
 # ---- the collection itself ----
@@ -598,8 +598,8 @@ def collections(draw: st.DrawFn) -> Labelled:
 def test_stratified_splits_keep_groups_whole_and_shares_right(
     collection: Labelled, options: dict[str, Any], seed: int
 ) -> None:
-    shares = options.get("shares", attributes.SHARES)
-    split = attributes.stratify(collection, "type", **options, seed=seed)
+    shares = options.get("shares", labelled.SHARES)
+    split = labelled.stratify(collection, "type", **options, seed=seed)
     assert split.paths.tolist() == collection.paths.tolist()
     home: dict[int, str] = {}
     for group, name in zip(split.groups.tolist(), split.splits.tolist(), strict=True):
@@ -614,21 +614,21 @@ def test_stratified_splits_keep_groups_whole_and_shares_right(
             continue
         for name, share in shares.items():
             assert abs(counts[name] - share * len(rows)) < max(sizes[group] for group in groups) + 1e-5
-    again = attributes.stratify(collection, "type", **options, seed=seed)
+    again = labelled.stratify(collection, "type", **options, seed=seed)
     assert again.splits.tolist() == split.splits.tolist()
 
 
 def test_small_classes_even_each_other_out_across_splits() -> None:
     labels = np.repeat(np.arange(40), 3)  # shares of 1.8, 0.6, 0.6: none can be kept inside a class
-    split = attributes.stratify(made(labels.tolist()), "type")
+    split = labelled.stratify(made(labels.tolist()), "type")
     assert Counter(split.splits.tolist()) == {"train": 80, "val": 20, "test": 20}
-    other = attributes.stratify(made(labels.tolist()), "type", seed=1)
+    other = labelled.stratify(made(labels.tolist()), "type", seed=1)
     assert other.splits.tolist() != split.splits.tolist()
 
 
 def test_a_class_of_a_single_work_is_trained_on_and_noted() -> None:
     collection = made([0, 0, 0, 1, 1, 1, 2, -1], groups=[5, 5, 5, 1, 2, 3, 4, 7], splits=["test"] * 8)
-    split = attributes.stratify(collection, "type")
+    split = labelled.stratify(collection, "type")
     assert split.splits[:3].tolist() == ["train"] * 3 and split.splits[6:].tolist() == ["train"] * 2
     assert "2 classes of a single work are in train only: c0, c2" in split.notes[-1]
 
@@ -636,12 +636,12 @@ def test_a_class_of_a_single_work_is_trained_on_and_noted() -> None:
 def test_holding_out_moves_a_share_of_one_split_only() -> None:
     splits = ["train"] * 40 + ["test"] * 10
     collection = made([i % 2 for i in range(50)], splits, [i // 4 for i in range(50)])
-    held = attributes.hold_out(collection, "type", share=0.25)
+    held = labelled.hold_out(collection, "type", share=0.25)
     assert held.splits[40:].tolist() == ["test"] * 10
     assert len(held.rows("val")) in (8, 12)  # of 40 a quarter, in groups of four
     assert len(set(zip(held.groups[:40].tolist(), held.splits[:40].tolist(), strict=True))) == 10
     assert note(held, "0.25 of train held out as val, stratified by type (seed 0)")
-    single = attributes.hold_out(made([0, 0, 0, 1], ["test"] * 4), "type", "train", "test", share=0.5)
+    single = labelled.hold_out(made([0, 0, 0, 1], ["test"] * 4), "type", "train", "test", share=0.5)
     assert single.splits[3] == "test" and Counter(single.splits.tolist())["train"] in (1, 2)  # "<U4" holds "train"
     assert note(single, "single work are in test only: c1")
 
@@ -659,18 +659,18 @@ def test_holding_out_moves_a_share_of_one_split_only() -> None:
 )
 def test_shares_must_be_positive_and_sum_to_one(shares: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"shares .* expected positive ones of train, val, test that sum to 1"):
-        attributes.stratify(made([0, 1]), "type", shares)
+        labelled.stratify(made([0, 1]), "type", shares)
 
 
 def test_splits_that_cannot_be_made_are_refused() -> None:
     collection = made([0, 1])
     with pytest.raises(ValueError, match="no attribute 'style'"):
-        attributes.stratify(collection, "style")
+        labelled.stratify(collection, "style")
     with pytest.raises(ValueError, match="has no images in train"):
-        attributes.hold_out(collection, "type")
+        labelled.hold_out(collection, "type")
     for options in ({"share": 0.0}, {"share": 1.0}, {"of": "val"}, {"split": "dev"}):
         with pytest.raises(ValueError, match="expected two of"):
-            attributes.hold_out(collection, "type", **options)  # type: ignore[arg-type]
+            labelled.hold_out(collection, "type", **options)  # type: ignore[arg-type]
 
 
 # ---- what is in there ----
@@ -678,34 +678,34 @@ def test_splits_that_cannot_be_made_are_refused() -> None:
 
 def test_classes_are_counted_and_missing_ones_named() -> None:
     collection = made([0, 0, 1, 2, -1, 1], ["train", "train", "train", "test", "test", ""])
-    table = attributes.count_classes(collection)
+    table = labelled.count_classes(collection)
     assert table.columns.tolist() == ["attribute", "class", "train", "val", "test", "all"]
     assert table.values.tolist() == [
         ["type", "c0", 2, 0, 0, 2],
         ["type", "c1", 1, 0, 0, 2],
         ["type", "c2", 0, 0, 1, 1],
     ]
-    missing = attributes.find_missing_classes(collection)
+    missing = labelled.find_missing_classes(collection)
     assert missing.values.tolist() == [["type", "c0", "test"], ["type", "c1", "test"], ["type", "c2", "train"]]
-    assert attributes.find_missing_classes(made([0, 1])).empty  # in no split yet
+    assert labelled.find_missing_classes(made([0, 1])).empty  # in no split yet
 
 
 def test_a_summary_worked_by_hand() -> None:
     labels = [0] * 6 + [1] * 2 + [0, 1, 1, 1] + [-1]
     collection = made(labels, ["train"] * 8 + ["test"] * 5, classes={"type": ("a", "b", "never")})
-    (row,) = attributes.summarise(collection).to_dict("records")
+    (row,) = labelled.summarise(collection).to_dict("records")
     assert (row["attribute"], row["classes"], row["images"]) == ("type", 3, 12)
     assert (row["majority"], row["majority_share"]) == ("a", 0.25)
     assert (row["smallest"], row["smallest_images"], row["imbalance"]) == ("b", 5, 7 / 5)
     entropy = -(7 / 12 * math.log(7 / 12) + 5 / 12 * math.log(5 / 12))
     assert row["effective_classes"] == pytest.approx(math.exp(entropy))
-    assert attributes.majority(collection, "type") == 0.25 and attributes.majority(collection, "type", "train") == 0.75
-    (row,) = attributes.summarise(made([0, 1, 1, 0])).to_dict("records")
+    assert labelled.majority(collection, "type") == 0.25 and labelled.majority(collection, "type", "train") == 0.75
+    (row,) = labelled.summarise(made([0, 1, 1, 0])).to_dict("records")
     assert (row["majority"], row["majority_share"]) == ("c0", 0.5) and row["effective_classes"] == pytest.approx(2)
     with pytest.raises(ValueError, match="0 labelled images in train, 0 in test"):
-        attributes.majority(made([0, 1]), "type")
+        labelled.majority(made([0, 1]), "type")
     with pytest.raises(ValueError, match="0 in val"):
-        attributes.majority(collection, "type", "val")
+        labelled.majority(collection, "type", "val")
 
 
 def test_identical_images_in_different_splits_are_found_and_dropped(tmp_path: Path) -> None:
@@ -714,39 +714,39 @@ def test_identical_images_in_different_splits_are_found_and_dropped(tmp_path: Pa
     for i, content in enumerate(contents):
         (tmp_path / f"{i}.jpg").write_text(content, encoding="utf-8")
     collection = made([i % 2 for i in range(10)], splits, root=tmp_path)
-    found = attributes.find_shared(collection)
+    found = labelled.find_shared(collection)
     assert sorted(found.values.tolist()) == [
         ["1.jpg", "val", "0.jpg", "train"],
         ["2.jpg", "test", "0.jpg", "train"],
         ["2.jpg", "test", "1.jpg", "val"],
         ["9.jpg", "test", "5.jpg", "val"],
     ]
-    kept = attributes.drop_shared(collection)
+    kept = labelled.drop_shared(collection)
     assert kept.paths.tolist() == [f"{i}.jpg" for i in (2, 3, 4, 6, 7, 8, 9)]
-    assert attributes.find_shared(kept).empty and attributes.drop_shared(kept) is kept
+    assert labelled.find_shared(kept).empty and labelled.drop_shared(kept) is kept
     assert "3 images left out because the same bytes are judged" in kept.notes[-1]
     (tmp_path / "3.jpg").unlink()
     with pytest.raises(FileNotFoundError):
-        attributes.find_shared(collection)
+        labelled.find_shared(collection)
 
 
 def test_only_files_of_equal_size_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(4):
         (tmp_path / f"{i}.jpg").write_text("x" * (i + 1), encoding="utf-8")
-    monkeypatch.setattr(attributes, "sha256", lambda path: pytest.fail(f"{path} was read"))
-    assert attributes.find_shared(made([0, 1, 0, 1], ["train", "val", "train", "test"], root=tmp_path)).empty
+    monkeypatch.setattr(labelled, "sha256", lambda path: pytest.fail(f"{path} was read"))
+    assert labelled.find_shared(made([0, 1, 0, 1], ["train", "val", "train", "test"], root=tmp_path)).empty
 
 
 def test_unreadable_images_are_named_with_their_rows(tmp_path: Path) -> None:
     root = artgan(tmp_path)
     for path in (root / "images").rglob("*.jpg"):
         Image.effect_noise((20, 20), 60).save(path)
-    collection = attributes.read(root)
-    assert attributes.verify(collection) == []
+    collection = labelled.read(root)
+    assert labelled.verify(collection) == []
     (root / "images/b.jpg").write_bytes(b"no image")
     (root / "images/d.jpg").write_bytes(b"")
     (root / "images/sub/c.jpg").unlink()
-    assert [(problem.path, problem.reason) for problem in attributes.verify(collection, workers=2)] == [
+    assert [(problem.path, problem.reason) for problem in labelled.verify(collection, workers=2)] == [
         (root / "images/b.jpg", "undecodable (artist_train.csv:3)"),
         (root / "images/d.jpg", "empty (artist_val.csv:1)"),
         (root / "images/sub/c.jpg", "missing (style_train.csv:3)"),
@@ -759,18 +759,18 @@ def test_unreadable_images_are_named_with_their_rows(tmp_path: Path) -> None:
 def test_the_command_line_sums_up_and_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = artgan(tmp_path / "wiki", style_val="b.jpg,1\ne.jpg,1\n")
     (root / "images/e.jpg").write_text("a.jpg", encoding="utf-8")
-    assert attributes.main([str(root), "--attributes", "style"]) == 0
+    assert labelled.main([str(root), "--attributes", "style"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("wiki: 4 images, 2 in train, 2 in val\nnote: ")
     assert "note: 1 of 2 images of style-val are in style-train" in said
     assert "note: 1 of 2 images of style-val are in artist-train" in said  # not asked for, and judged all the same
     assert "d.jpg" in said and "effective_classes" in said  # d.jpg has no row
     assert "classes missing from a split: 1" in said and "identical images in two splits: 1" in said
-    assert attributes.main([str(root), "--verify"]) == 1
+    assert labelled.main([str(root), "--verify"]) == 1
     said = capsys.readouterr().out
     assert f"undecodable (artist_val.csv:2)\t{root / 'images/e.jpg'}" in said and "5 images, 5 unusable" in said
     (root / "images/b.jpg").unlink()
-    assert attributes.main([str(root), "--skip-missing"]) == 0
+    assert labelled.main([str(root), "--skip-missing"]) == 0
     assert "note: 1 of 5 rows" in capsys.readouterr().out
 
 
@@ -785,7 +785,7 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.Capt
     elif broken == "missing image":
         (root / "images/a.jpg").unlink()
     wish = ["--attributes", "genre"] if broken == "no attribute" else []
-    assert attributes.main([str(root), *wish]) == 2
+    assert labelled.main([str(root), *wish]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("error: ")
 
@@ -805,18 +805,18 @@ def test_a_collection_is_made_ready_by_what_it_lacks(
     for i in range(40):
         (tmp_path / f"{i}.jpg").write_bytes(bytes([i]))
     before = made([i % 2 for i in range(40)], splits, root=tmp_path)
-    ready = attributes.make_ready(before)
+    ready = labelled.make_ready(before)
     assert {str(name) for name in ready.splits} == expected and len(ready) == 40
     judged = [i for i, name in enumerate(splits or []) if name == ("test" if "test" in splits else "val")]
     assert [str(ready.splits[i]) for i in judged] == ["test"] * len(judged)  # what is judged stays what is judged
     assert bool(ready.notes) == (splits is None or {*splits} != {"train", "val", "test"})
-    assert (attributes.make_ready(before).splits == ready.splits).all()
+    assert (labelled.make_ready(before).splits == ready.splits).all()
 
 
 def test_copies_of_judged_images_are_left_out_when_made_ready(tmp_path: Path) -> None:
     for i in range(40):
         (tmp_path / f"{i}.jpg").write_bytes(bytes([i if i != 3 else 35]))
-    ready = attributes.make_ready(made([i % 2 for i in range(40)], ["train"] * 30 + ["val"] * 10, root=tmp_path))
+    ready = labelled.make_ready(made([i % 2 for i in range(40)], ["train"] * 30 + ["val"] * 10, root=tmp_path))
     assert "3.jpg" not in ready.paths and "35.jpg" in ready.paths
     assert any("3.jpg (train) is 35.jpg (test)" in note for note in ready.notes)
 
@@ -829,9 +829,9 @@ def test_judged_images_are_found_in_another_collection(tmp_path: Path) -> None:
         (tmp_path / "there" / f"{i}.jpg").write_bytes(bytes([i + 4]))
     splits = ["train", "train", "train", "val", "train", "test"]
     here, there = (made([0, 1, 0, 1, 0, 1], splits, root=tmp_path / name) for name in ("here", "there"))
-    found = attributes.find_learned(here, there)
+    found = labelled.find_learned(here, there)
     assert found.to_dict("records") == [{"path": "5.jpg", "split": "test", "other": "1.jpg"}]
-    assert attributes.find_learned(there, here).empty  # there 0.jpg and 1.jpg are for training only
+    assert labelled.find_learned(there, here).empty  # there 0.jpg and 1.jpg are for training only
 
 
 def test_choosing_an_attribute_leaves_nobody_trained_on_who_is_judged_for_another(tmp_path: Path) -> None:
@@ -844,7 +844,7 @@ def test_choosing_an_attribute_leaves_nobody_trained_on_who_is_judged_for_anothe
             lines = [f"{i}.jpg,{i % 2}" for i in range(8) if (i in judged) == (split == "val")]
             (tmp_path / f"{attribute}_{split}.csv").write_text("\n".join(lines))
         (tmp_path / f"{attribute}_class.txt").write_text("0 a\n1 b\n")
-    both, style = attributes.read(tmp_path), attributes.read(tmp_path, attributes=["style"])
+    both, style = labelled.read(tmp_path), labelled.read(tmp_path, attributes=["style"])
     assert dict(zip(both.paths, both.splits, strict=True)) == dict(zip(style.paths, style.splits, strict=True))
     assert {str(path) for path in style.paths[style.rows("val")]} == {"0.jpg", "1.jpg", "6.jpg", "7.jpg"}
     assert any("artist_val" in note or "artist-val" in note for note in style.notes)
@@ -853,9 +853,9 @@ def test_choosing_an_attribute_leaves_nobody_trained_on_who_is_judged_for_anothe
 def test_a_column_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text(",ImageId,../secret\n0,a,x\n")
     with pytest.raises(BadLabels, match=r"metadata.csv:1: column '../secret' is no plain name"):
-        attributes.read_metadata(tmp_path)
+        labelled.read_metadata(tmp_path)
 
 
 def test_the_smallest_class_is_one_that_has_images() -> None:
-    row = attributes.summarise(made([1, 1, 2, 2])).iloc[0]
+    row = labelled.summarise(made([1, 1, 2, 2])).iloc[0]
     assert row["smallest"] == "c1" and row["smallest_images"] == 2 and row["imbalance"] == 1

@@ -11,13 +11,12 @@ import pytest
 from PIL import Image
 
 from metlib import dataset, extract
-from metlib.attributes import Labelled
 from metlib.backbone import Embedder
 from metlib.common import files
 from metlib.dataset import Split
-from metlib.train import cache
+from metlib.labelled import Labelled, cache
+from metlib.labelled.cache import build, fit_area
 from metlib.train.augment import Views
-from metlib.train.cache import build, fit_area
 
 
 @pytest.fixture
