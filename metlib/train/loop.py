@@ -45,7 +45,7 @@ from metlib.dataset import Museum, Split
 from metlib.descriptors import list_sha256
 from metlib.extract import Reader
 from metlib.knn import classify, search
-from metlib.train.augment import Views
+from metlib.train.views import Views
 from metlib.whiten import PCAWhitening
 
 FREE = ("workers", "device", "log", "verbose")

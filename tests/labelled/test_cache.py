@@ -16,7 +16,7 @@ from metlib.common import files
 from metlib.dataset import Split
 from metlib.labelled import Labelled, cache
 from metlib.labelled.cache import build, fit_area
-from metlib.train.augment import Views
+from metlib.train.views import Views
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from metlib.dataset import Museum, Split
-from metlib.train.augment import Views, build_transform
+from metlib.train.views import Views, build_transform
 
 
 def ramp(side: int = 200) -> Image.Image:
