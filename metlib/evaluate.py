@@ -271,9 +271,9 @@ def _run(chosen: argparse.Namespace) -> None:
         json.dump(_report(run, described, chosen), out, indent=1, allow_nan=False)
     print(f"scores are in {file}")
     if chosen.ledger:
-        from metlib import ledger  # with pandas, which the scores don't need
+        from metlib.analysis import results  # with pandas, which the scores don't need
 
-        ledger.append(Path(chosen.ledger), ledger.rows_of(run, described, described.museum, name=chosen.name))
+        results.append(Path(chosen.ledger), results.rows_of(run, described, described.museum, name=chosen.name))
         print(f"rows of val and test are in {chosen.ledger}")
 
 

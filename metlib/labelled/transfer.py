@@ -27,7 +27,8 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from metlib import backbone, labelled, ledger, metrics
+from metlib import backbone, labelled, metrics
+from metlib.analysis import results
 from metlib.backbone import Embedder
 from metlib.common.files import digest
 from metlib.extract import SCALES, Reader
@@ -251,7 +252,7 @@ def ledger_rows(
     note: str = "",
     date: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Give rows of `ledger.ATTRIBUTES` for a table of `score`, in percent.
+    """Give rows of `results.ATTRIBUTES` for a table of `score`, in percent.
 
     `embedder` is the network started from, `other` the collection that art-to-art learned first.
     """
@@ -329,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(scores.round(3).to_string(index=False), flush=True)
             if chosen.ledger:
                 rows = ledger_rows(part, scores, embedder, settings, other=other)
-                ledger.append(chosen.ledger, rows, ledger.ATTRIBUTES)
+                results.append(chosen.ledger, rows, results.ATTRIBUTES)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}".replace("\n", " "), file=sys.stderr)
         return 2

@@ -13,7 +13,8 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from metlib import backbone, labelled, ledger
+from metlib import backbone, labelled
+from metlib.analysis import results
 from metlib.backbone import Embedder
 from metlib.labelled import UNKNOWN, Labelled, transfer
 from metlib.labelled.multitask import MultiTask
@@ -112,15 +113,15 @@ def test_rows_of_the_ledger_are_read_back(
 ) -> None:
     outcome = run(paintings, embedder, tmp_path, "probe", settings=budget)
     rows = ledger_rows(paintings, score(paintings, [outcome]), embedder, budget, date="2026-11-21")
-    path = ledger.append(tmp_path / "attributes.csv", rows, ledger.ATTRIBUTES)
+    path = results.append(tmp_path / "attributes.csv", rows, results.ATTRIBUTES)
     before = path.read_bytes()
-    back = ledger.read(path, ledger.ATTRIBUTES)
+    back = results.read(path, results.ATTRIBUTES)
     assert list(back["attribute"]) == ["colour", "edge"]
     assert (back["majority"] < back["accuracy"]).all()
-    ledger.append(path, ledger_rows(paintings, score(paintings, [outcome]), embedder, budget), ledger.ATTRIBUTES)
+    results.append(path, ledger_rows(paintings, score(paintings, [outcome]), embedder, budget), results.ATTRIBUTES)
     assert path.read_bytes() == before  # a repeated run changes nothing, its date neither
     with pytest.raises(ValueError, match="is no ledger of results"):
-        ledger.read(path)
+        results.read(path)
     table = score(paintings, [replace(outcome, regime="art-to-art")])
     for settings, other in (
         (budget, paintings),
@@ -128,8 +129,8 @@ def test_rows_of_the_ledger_are_read_back(
         (replace(budget, lr=1), paintings),
     ):
         rows = ledger_rows(paintings, table, embedder, settings, other=other)
-        ledger.append(path, rows, ledger.ATTRIBUTES)
-    assert len(ledger.read(path, ledger.ATTRIBUTES)) == 2 + 3 * 2  # another source, or other settings, is another run
+        results.append(path, rows, results.ATTRIBUTES)
+    assert len(results.read(path, results.ATTRIBUTES)) == 2 + 3 * 2  # another source, or other settings, is another run
 
 
 @pytest.mark.parametrize("name", ["VGG19", "Inception-v3", "Xception", "R50IN"])
@@ -167,7 +168,7 @@ def test_the_command_line_runs_a_collection_into_a_ledger(
     arguments = [museum.root, checkpoint, *words, tmp_path / "attributes.csv"]
     assert transfer.main([str(word) for word in arguments]) == 0
     assert "majority" in capsys.readouterr().out
-    assert len(ledger.read(tmp_path / "attributes.csv", ledger.ATTRIBUTES)) == 1
+    assert len(results.read(tmp_path / "attributes.csv", results.ATTRIBUTES)) == 1
     assert transfer.main([str(tmp_path), str(checkpoint)]) == 2
     assert "error: " in capsys.readouterr().err
     for wrong, says in ((["--size", "8"], "size must be"), (["--regimes", "art-to-art"], "name it with --other")):

@@ -10,7 +10,8 @@ import pytest
 import safetensors
 import torch
 
-from metlib import backbone, benchmark, dataset, synthetic
+from metlib import backbone, dataset, synthetic
+from metlib.analysis import compare
 from metlib.backbone import RECIPES, Recipe
 from metlib.train import embedded
 from metlib.train.loop import Settings
@@ -81,6 +82,6 @@ def test_it_comes_with_its_own_weights_only() -> None:
 def test_it_beats_random_by_far_on_a_museum_that_it_never_saw(tmp_path: Path) -> None:
     root = synthetic.write_museum(tmp_path / "museum", n_exhibits=80, size=256, n_test=80, workers=2)
     museum = dataset.load(root)
-    one, floor = (benchmark.run(museum, backbone.load(name), tmp_path).test for name in ("embedded", "random"))
+    one, floor = (compare.run(museum, backbone.load(name), tmp_path).test for name in ("embedded", "random"))
     assert one["gap_low"] > floor["gap"] and one["gap"] > floor["gap_high"]
     assert one["acc"] > floor["acc"] + 0.1

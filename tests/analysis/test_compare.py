@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metlib import backbone, benchmark, dataset, evaluate, extract, knn, ledger, metrics, tune
+from metlib import backbone, dataset, evaluate, extract, knn, metrics, tune
+from metlib.analysis import compare, results
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Museum
 from metlib.whiten import PCAWhitening
@@ -27,13 +28,13 @@ def museum(small_museum: Path) -> Museum:
 
 
 def test_a_run_is_the_protocol_and_two_rows(museum: Museum, tmp_path: Path) -> None:
-    run = benchmark.run(museum, embedder(), tmp_path / "work", ledger_file=tmp_path / "results.csv", seed=3)
+    run = compare.run(museum, embedder(), tmp_path / "work", ledger_file=tmp_path / "results.csv", seed=3)
     described = extract.describe(museum, embedder(), tmp_path / "work")
     by_hand = evaluate.measure(described, seed=3)
     assert (run.test, run.val, run.tuning.k, run.tuning.tau) == (
         by_hand.test, by_hand.val, by_hand.tuning.k, by_hand.tuning.tau,
     )  # fmt: skip
-    rows = ledger.read(tmp_path / "results.csv")
+    rows = results.read(tmp_path / "results.csv")
     assert sorted(rows["split"]) == ["test", "val"] and set(rows["network"]) == {"tiny"}
     assert rows.set_index("split").loc["test", "gap"] == round(100 * run.test["gap"], 2)
     assert set(rows["note"]) == {"untrained: a floor, not a result"}
@@ -42,7 +43,7 @@ def test_a_run_is_the_protocol_and_two_rows(museum: Museum, tmp_path: Path) -> N
 
 def test_networks_are_joined_before_whitening(museum: Museum, tmp_path: Path) -> None:
     one, two = embedder(), embedder(seed=2)
-    run = benchmark.run(museum, [one, two], tmp_path / "work", whitening=12, scales=(1,))
+    run = compare.run(museum, [one, two], tmp_path / "work", whitening=12, scales=(1,))
     parts = [extract.describe(museum, each, tmp_path / "work", scales=(1,)) for each in (one, two)]
     database, test = (np.hstack([getattr(part, name) for part in parts]) / 2**0.5 for name in ("database", "test"))
     assert run.raw_dim == one.dim + two.dim and run.dim == 12
@@ -52,7 +53,7 @@ def test_networks_are_joined_before_whitening(museum: Museum, tmp_path: Path) ->
 
 
 def test_every_way_of_a_sweep_is_that_network_alone(museum: Museum, tmp_path: Path) -> None:
-    table = benchmark.sweep(museum, embedder(), tmp_path, ps=(1, 3), dims=(4, 8, 4096), scales=(1,))
+    table = compare.sweep(museum, embedder(), tmp_path, ps=(1, 3), dims=(4, 8, 4096), scales=(1,))
     stages = len(embedder().trunk.feature_info)
     assert sorted(set(table["stage"])) == [stages - 2, stages - 1] and set(table["p"]) == {1, 3}
     assert set(table[table["way"] != "raw"]["dim"]) == {4, 8}  # 4,096 is more than this database carries
@@ -78,23 +79,23 @@ def test_every_way_of_a_sweep_is_that_network_alone(museum: Museum, tmp_path: Pa
 def test_a_large_database_carries_dimensions_up_to_its_rank() -> None:
     rng = np.random.default_rng(0)
     many = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in rng.normal(size=(3, 80, 8)).astype("f4")]
-    assert {dim for way, dim, _ in benchmark._ways(many, (2, 8, 16)) if way != "raw"} == {2, 8}
+    assert {dim for way, dim, _ in compare._ways(many, (2, 8, 16)) if way != "raw"} == {2, 8}
     few = [rows[:20] for rows in many]
-    assert {dim for way, dim, _ in benchmark._ways(few, (2, 8, 16)) if way != "raw"} == {2}
+    assert {dim for way, dim, _ in compare._ways(few, (2, 8, 16)) if way != "raw"} == {2}
     # Half the rank, where all are too many.
-    assert {dim for way, dim, _ in benchmark._ways(few, (16,)) if way != "raw"} == {4}
+    assert {dim for way, dim, _ in compare._ways(few, (16,)) if way != "raw"} == {4}
 
 
 def test_the_command_line_writes_rows(small_museum: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = backbone.save(embedder(), tmp_path / "a,b+c.safetensors")  # a file's name isn't a list of networks
     where = ["--work", str(tmp_path / "work"), "--ledger", str(tmp_path / "results.csv"), "--single-scale"]
-    assert benchmark.main([str(small_museum), str(file), *where]) == 0
+    assert compare.main([str(small_museum), str(file), *where]) == 0
     said = capsys.readouterr().out
     assert "GAP" in said and "tuned on these" in said and "results.csv" in said
-    assert set(ledger.read(tmp_path / "results.csv")["network"]) == {"a,b+c"}
-    assert benchmark.main([str(small_museum), "R18-IN", *where]) == 2
+    assert set(results.read(tmp_path / "results.csv")["network"]) == {"a,b+c"}
+    assert compare.main([str(small_museum), "R18-IN", *where]) == 2
     assert "R18IN" in capsys.readouterr().err
-    assert benchmark.main([str(tmp_path / "none"), "random", *where]) == 2
+    assert compare.main([str(tmp_path / "none"), "random", *where]) == 2
     assert "error:" in capsys.readouterr().err
 
 
@@ -109,14 +110,14 @@ def test_what_would_stop_a_later_network_stops_the_first(
         ([str(file), "R18IN", "--weights", str(file)], "one file, for 2 networks"),
         ([str(file), "--ledger", str(tmp_path / "other.csv")], "is no ledger"),
     ):
-        assert benchmark.main([str(small_museum), *where, *wrong]) == 2
+        assert compare.main([str(small_museum), *where, *wrong]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "work").exists() and not (tmp_path / "results.csv").exists()
 
 
 def test_rows_of_one_network_say_in_what_they_differ(museum: Museum, tmp_path: Path) -> None:
     for options in ({}, {"whitening": "raw"}):
-        benchmark.run(museum, embedder(), tmp_path / "work", ledger_file=tmp_path / "r.csv", scales=(1,), **options)  # type: ignore[arg-type]
-    rows = ledger.read(tmp_path / "r.csv").query("split == 'test'")
-    labels = ledger.beside(rows, ledger.comparable(museum, split="test"))["label"]
+        compare.run(museum, embedder(), tmp_path / "work", ledger_file=tmp_path / "r.csv", scales=(1,), **options)  # type: ignore[arg-type]
+    rows = results.read(tmp_path / "r.csv").query("split == 'test'")
+    labels = results.beside(rows, results.comparable(museum, split="test"))["label"]
     assert sorted(labels) == [f"tiny, whitening {way}" for way in sorted(rows["whitening"])]

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metlib import dataset, ledger, metrics
+from metlib import dataset, metrics
+from metlib.analysis import results
+from metlib.analysis.results import COLUMNS, append, read
 from metlib.dataset import Museum, Split
 from metlib.descriptors import Described
-from metlib.ledger import COLUMNS, append, read
 from metlib.tune import Tuning
 
 DAY = "2024-05-17"
@@ -62,7 +63,7 @@ def described(of: Museum, **made_by: Any) -> Described:
 def rows(measured: Run | None = None, of: Museum | None = None, **options: Any) -> list[dict[str, Any]]:
     of = of or museum()
     made_by = options.pop("made_by", {})
-    return ledger.rows_of(measured or run(), described(of, **made_by), of, **({"date": DAY} | options))
+    return results.rows_of(measured or run(), described(of, **made_by), of, **({"date": DAY} | options))
 
 
 # ---- one row a run and split ----
@@ -128,7 +129,7 @@ def test_a_row_needs_a_networks_name_and_an_iso_date() -> None:
 
 
 def test_equal_names_with_other_data_differ() -> None:
-    hashes = {ledger.lists_hash(of) for of in (museum(), museum(exhibits=4), museum("other"))}
+    hashes = {results.lists_hash(of) for of in (museum(), museum(exhibits=4), museum("other"))}
     assert len(hashes) == 2 and all(len(one) == 8 and int(one, 16) >= 0 for one in hashes)
 
 
@@ -281,8 +282,8 @@ def test_a_row_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_published_numbers_are_whole_and_sourced() -> None:
-    table = ledger.published()
-    assert len(table) == 47 and set(table.source) == set(ledger.SOURCES)
+    table = results.published()
+    assert len(table) == 47 and set(table.source) == set(results.SOURCES)
     assert set(table.museum) == {"met"}
     assert table[["gap", "gap_minus", "acc"]].stack().dropna().between(1, 100).all()  # percent, no fractions
     best = table[table.gap == 36.1].iloc[0]
@@ -299,7 +300,7 @@ def test_the_published_numbers_are_those_beside_the_checkout(shared: Path) -> No
     reference = shared / "reference_results.csv"
     if not reference.is_file():
         pytest.skip("no reference_results.csv in ../shared")
-    assert ledger.PUBLISHED.read_bytes() == reference.read_bytes()
+    assert results.PUBLISHED.read_bytes() == reference.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -314,7 +315,7 @@ def test_the_published_numbers_are_those_beside_the_checkout(shared: Path) -> No
 )
 def test_a_protocol_is_a_sentence(split: str, tuned_on: str, says: str) -> None:
     row = {"database": "mini", "split": split, "tuned_on": tuned_on}
-    assert ledger.protocol(row) == f"mini database, {says}"
+    assert results.protocol(row) == f"mini database, {says}"
 
 
 def test_the_met_is_known_by_its_lists(shared: Path) -> None:
@@ -322,58 +323,58 @@ def test_the_met_is_known_by_its_lists(shared: Path) -> None:
     if not root.is_dir():
         pytest.skip("no met_ground_truth in ../shared")
     mini = dataset.load(root, "mini")
-    assert ledger.is_met(mini)
-    assert ledger.comparable(mini, split="test").model.tolist() == ["R18IN"]
-    report = ledger.comparable(mini, split="val")
+    assert results.is_met(mini)
+    assert results.comparable(mini, split="test").model.tolist() == ["R18IN"]
+    report = results.comparable(mini, split="val")
     assert len(report) == 10 and set(report.source) == {"report2022"} and set(report.database) == {"mini"}
-    assert ledger.comparable(mini, split="test", tuned_on="given").empty
+    assert results.comparable(mini, split="test", tuned_on="given").empty
     cut = dataclasses.replace(mini, database=mini.database.take(np.arange(1000)))
     for other in (cut, dataclasses.replace(mini, kind="full"), dataclasses.replace(mini, val=mini.test)):
-        assert not ledger.is_met(other)
-        assert ledger.comparable(other, split="val").empty
+        assert not results.is_met(other)
+        assert results.comparable(other, split="val").empty
     n = 397_121
     full = Split(np.char.add("MET/", np.arange(n).astype(str)), np.arange(n))
     whole = dataclasses.replace(mini, database=full, kind="full")
-    assert len(ledger.comparable(whole, split="test", training=None)) == 17 + 9
-    as_they_come, trained = (ledger.comparable(whole, split="test", training=kind) for kind in ("none", "met"))
+    assert len(results.comparable(whole, split="test", training=None)) == 17 + 9
+    as_they_come, trained = (results.comparable(whole, split="test", training=kind) for kind in ("none", "met"))
     assert len(as_they_come) + len(trained) == 17 + 9 and not as_they_come.model.str.contains("Con-").any()
     assert trained.model.str.contains("Con-").any()
-    assert len(ledger.comparable(whole, split="val")) == 10
+    assert len(results.comparable(whole, split="val")) == 10
 
 
 def test_another_museum_has_no_published_numbers_whatever_its_name() -> None:
     of = museum("met")
-    assert not ledger.is_met(of)
-    assert ledger.comparable(of, split="test").empty and ledger.comparable(of, split="val").empty
-    assert "protocol" in ledger.comparable(of, split="test")
+    assert not results.is_met(of)
+    assert results.comparable(of, split="test").empty and results.comparable(of, split="val").empty
+    assert "protocol" in results.comparable(of, split="test")
     with pytest.raises(ValueError, match="split 'database': expected 'val' or 'test'"):
-        ledger.comparable(of, split="database")
+        results.comparable(of, split="database")
 
 
 # ---- side by side ----
 
 
 def test_beside_published_numbers_of_the_same_protocol_only() -> None:
-    ours, published = [rows()[1]], ledger.published()
+    ours, published = [rows()[1]], results.published()
     theirs = published[(published.database == "full") & (published.split == "test")]
-    both = ledger.beside(ours, theirs[:2])
+    both = results.beside(ours, theirs[:2])
     assert both.label.tolist() == ["R18IN", "R18IN (met2021)", "R18SWSL (met2021)"]
     assert both.published.tolist() == [False, True, True]
     assert both.acc.tolist() == pytest.approx([0.7, 0.423, 0.509])
     assert both.gap_low[0] == pytest.approx(ours[0]["gap_low"] / 100) and both.gap_low[1:].isna().all()
     assert set(both.protocol) == {"full database, scored on test, tuned on val"}
-    alone = ledger.beside(pd.DataFrame(ours), theirs[:0])
+    alone = results.beside(pd.DataFrame(ours), theirs[:0])
     assert alone.label.tolist() == ["R18IN"] and alone.published.dtype == bool
     with pytest.raises(ValueError, match=r"1 museum\(s\) and 3 protocol\(s\): .*tuned on the same queries"):
-        ledger.beside(ours, published[published.split == "val"])
+        results.beside(ours, published[published.split == "val"])
     with pytest.raises(ValueError, match=r"1 museum\(s\) and 2 protocol\(s\)"):
-        ledger.beside(rows(), theirs)
+        results.beside(rows(), theirs)
     with pytest.raises(ValueError, match=r"2 museum\(s\) and 1 protocol\(s\)"):
-        ledger.beside([rows()[1], rows(of=museum(exhibits=4))[1]], theirs[:0])
+        results.beside([rows()[1], rows(of=museum(exhibits=4))[1]], theirs[:0])
 
 
 def test_a_table_for_readers() -> None:
-    shown = ledger.table(rows())
+    shown = results.table(rows())
     row = rows()[1]
     assert shown["ACC"][1] == f"70.0 [{row['acc_low']:.1f}, {row['acc_high']:.1f}]"
     assert shown.protocol[0] == "full database, scored on val, tuned on the same queries"

@@ -17,7 +17,8 @@ from typing import Any
 
 import pandas as pd
 
-from metlib import backbone, dataset, descriptors, evaluate, extract, ledger
+from metlib import backbone, dataset, descriptors, evaluate, extract
+from metlib.analysis import results
 from metlib.backbone import RECIPES, Embedder, Panel, of_timm
 from metlib.common.vectors import unit
 from metlib.dataset import Museum
@@ -60,7 +61,7 @@ def _record(
 ) -> None:
     untrained = any(embedder.recipe.untrained for embedder in embedders)
     note = "untrained: a floor, not a result" if untrained else ""
-    ledger.append(ledger_file, ledger.rows_of(measured, described, described.museum, name=name, note=note))
+    results.append(ledger_file, results.rows_of(measured, described, described.museum, name=name, note=note))
 
 
 def describe(museum: Museum, embedders: Sequence[Embedder], work_dir: str | Path, **options: Any) -> Described:
@@ -171,7 +172,7 @@ def _refuse_early(rows: Sequence[Sequence[str]], chosen: argparse.Namespace) -> 
         if name not in RECIPES and not Path(name).is_file():
             of_timm(name)
     if Path(chosen.ledger).exists():
-        ledger.read(chosen.ledger)
+        results.read(chosen.ledger)
 
 
 if __name__ == "__main__":

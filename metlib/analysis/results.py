@@ -2,7 +2,7 @@
 
 `figures/results.csv` has one row a run and split, in percent; `figures/attributes.csv` one row a labelled collection,
 attribute and way to learn it. A run that is repeated takes the place of its row, so
-the file shows in git only what changed. The published numbers are `metlib/published/results.csv`, in percent as
+the file shows in git only what changed. The published numbers are `published.csv` beside this file, in percent as
 printed; what each was scored and tuned on is part of it, because two numbers of different protocols don't compare.
 """
 
@@ -94,7 +94,7 @@ SOURCES = {
 }
 """Where the published numbers stand: the citation and address of each `source`."""
 
-PUBLISHED = Path(__file__).parent / "published" / "results.csv"
+PUBLISHED = Path(__file__).with_name("published.csv")
 
 # The Met's own lists (`list_sha256`): whoever scores other queries, or another database, measures something else.
 _MET_VAL = "ad83c9d1037be3361a02710e150b2a8469e7922548bff57c8432495d72ccc890"

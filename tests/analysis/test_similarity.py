@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from metlib import similarity
+from metlib.analysis import similarity
 from metlib.common.vectors import unit
 from metlib.knn import Neighbours, search
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from metlib import fairness, ledger, metrics
+from metlib import metrics
+from metlib.analysis import checks, results
 from metlib.common.vectors import unit
 from metlib.knn import Neighbours, Predictions, classify, search
 
@@ -40,7 +41,7 @@ def test_a_multiple_is_what_some_count_of_n_is_printed_as(n: int, decimals: int)
     around = [(share, v) for share in shares for v in (share // step * step, share // step * step + step)]
     rounded = {v for share, v in around if abs(v - share) <= step / 2}
     some = every[:: max(len(every) // 50, 1)] + sorted(rounded | cut)[:50]
-    table = fairness.multiples([float(v) for v in some], n, decimals=decimals)
+    table = checks.multiples([float(v) for v in some], n, decimals=decimals)
     assert table.rounded.tolist() == [v in rounded for v in some]
     assert table.cut.tolist() == [v in cut for v in some]
     assert table.passes.tolist() == [v in rounded | cut for v in some]
@@ -51,23 +52,23 @@ def test_a_multiple_is_what_some_count_of_n_is_printed_as(n: int, decimals: int)
 
 
 def test_every_accuracy_of_the_report_is_a_multiple_of_one_in_129_with_its_decimals_cut() -> None:
-    report = ledger.published().query("source == 'report2022'")
-    table = fairness.multiples(report.acc, 129)
+    report = results.published().query("source == 'report2022'")
+    table = checks.multiples(report.acc, 129)
     assert len(table) == 20 and table.passes.all()
     assert table.cut.all() and table.rounded.sum() == 7
     assert table.chance[0] == pytest.approx(0.019398, abs=5e-6)
-    assert not fairness.multiples(report.gap, 129).passes.all()
+    assert not checks.multiples(report.gap, 129).passes.all()
     assert table.m[0] == 68 and table.value[0] == 52.71  # R18IN: 68 of 129
 
 
 def test_one_decimal_says_nothing_of_1003_queries() -> None:
-    assert fairness.multiples([42.3], 1003, decimals=1).chance[0] == 1
+    assert checks.multiples([42.3], 1003, decimals=1).chance[0] == 1
 
 
 @pytest.mark.parametrize("wrong", [{"values": [100.01]}, {"values": [-0.1]}, {"values": [52.713]}, {"n": 0}])
 def test_what_is_no_printed_percentage_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"expected n of at least 1|percentages from 0 to 100 with 2 decimals"):
-        fairness.multiples(**({"values": [50.0], "n": 129} | wrong))  # type: ignore[arg-type]
+        checks.multiples(**({"values": [50.0], "n": 129} | wrong))  # type: ignore[arg-type]
 
 
 # ---- tuned on the scored split ----
@@ -88,7 +89,7 @@ def test_tuning_elsewhere_and_on_the_scored_split() -> None:
     _, _, test, test_truth = collection(seed=1)
     test = unit((test + val).astype(np.float32))
     near_val, near_test = search(database, val, 7), search(database, test, 7)
-    table = fairness.tuned_on_scored(near_val, val_truth, near_test, test_truth, labels, KS, TAUS, draws=3, seed=5)
+    table = checks.tuned_on_scored(near_val, val_truth, near_test, test_truth, labels, KS, TAUS, draws=3, seed=5)
     on_val, on_test = grid(near_val, labels, val_truth), grid(near_test, labels, test_truth)
     best = max(on_val, key=lambda cell: on_val[cell])
     honest, itself = table[table.scored == "test"].to_dict("records")
@@ -99,7 +100,7 @@ def test_tuning_elsewhere_and_on_the_scored_split() -> None:
     rng, halves = np.random.default_rng(5), table[table.scored == "half of val"]
     assert len(halves) == 3 * 2 * 2
     for draw in range(3):
-        first = fairness._half(val_truth, rng)
+        first = checks._half(val_truth, rng)
         assert (first & (val_truth >= 0)).sum() == 15 and first.sum() == 30
         cells = [
             grid(Neighbours(near_val.similarities[half], near_val.indices[half]), labels, val_truth[half])
@@ -115,7 +116,7 @@ def test_tuning_elsewhere_and_on_the_scored_split() -> None:
 
 def test_the_published_ks_are_cut_to_both_searches_alike() -> None:
     database, labels, val, truth = collection()
-    table = fairness.tuned_on_scored(search(database, val, 4), truth, search(database, val, 9), truth, labels, draws=1)
+    table = checks.tuned_on_scored(search(database, val, 4), truth, search(database, val, 9), truth, labels, draws=1)
     assert table.k.max() <= 3
     assert table.gap[0] == table.gap[1]  # the same queries twice: val chooses what test would
 
@@ -124,7 +125,7 @@ def test_a_val_that_cannot_be_halved_is_refused() -> None:
     database, labels, val, truth = collection()
     near = search(database, val, 3)
     with pytest.raises(ValueError, match="two queries that show an exhibit"):
-        fairness.tuned_on_scored(near, [3] + [-1] * 59, near, truth, labels, (1,), (1.0,))
+        checks.tuned_on_scored(near, [3] + [-1] * 59, near, truth, labels, (1,), (1.0,))
 
 
 # ---- ties ----
@@ -133,7 +134,7 @@ def test_a_val_that_cannot_be_halved_is_refused() -> None:
 def test_ties_by_hand() -> None:
     # Two exhibits right at 0.9 and 0.8, then a distractor at 0.95: at tau = 500 all are certain in floating point.
     near = Neighbours(np.array([[0.9, 0], [0.8, 0], [0.95, 0]]), np.array([[0, 1], [1, 0], [0, 1]]))
-    table = fairness.ties(near, [7, 8], [7, 8, -1], 1, (10, 500)).set_index("tau")
+    table = checks.ties(near, [7, 8], [7, 8, -1], 1, (10, 500)).set_index("tau")
     honest = (1 / 2 + 2 / 3) / 2
     assert table.loc[10].tolist() == pytest.approx([0, honest, honest, honest])
     assert table.loc[500].tolist() == pytest.approx([1, 1, 2 / 3, honest])
@@ -142,7 +143,7 @@ def test_ties_by_hand() -> None:
 def test_the_order_of_the_file_decides_between_ties_only() -> None:
     database, labels, queries, truth = collection()
     near = search(database, queries, 7)
-    table = fairness.ties(near, labels, truth, 7, (5, 500), dtype=np.float32)
+    table = checks.ties(near, labels, truth, 7, (5, 500), dtype=np.float32)
     for tau, saturated, file_order, blocks, logs in table.itertuples(index=False):
         answers = classify(near, labels, 7, tau)
         plain = [float(np.float32(c)) for c in answers.confidence]
@@ -168,8 +169,8 @@ def test_smaller_databases_keep_what_the_queries_show(monkeypatch: pytest.Monkey
         searched.append(labels[places])
         return search(rows, queries, k)
 
-    monkeypatch.setattr(fairness, "search", spy)
-    table = fairness.database_size(database, labels, queries, truth, k=5, tau=20.0, draws=2)
+    monkeypatch.setattr(checks, "search", spy)
+    table = checks.database_size(database, labels, queries, truth, k=5, tau=20.0, draws=2)
     shown = set(truth[truth >= 0].tolist())
     ratio = (40 / len(shown)) ** 0.2
     assert sorted(set(table.exhibits)) == sorted({round(len(shown) * ratio**step) for step in range(6)})
@@ -188,13 +189,13 @@ def test_smaller_databases_keep_what_the_queries_show(monkeypatch: pytest.Monkey
 
 def test_a_tiny_database_is_searched_for_what_it_has_and_impossible_sizes_are_refused() -> None:
     database, labels, queries, truth = collection()
-    few = fairness.database_size(database[:3], np.arange(3), queries, np.zeros(60, int), exhibits=(1, 2), k=5, tau=20)
+    few = checks.database_size(database[:3], np.arange(3), queries, np.zeros(60, int), exhibits=(1, 2), k=5, tau=20)
     assert few.images.tolist() == [1, 2, 2, 2] and few.acc[0] == 1
     for size in (3, 41):
         with pytest.raises(ValueError, match=rf"{size} exhibits: the queries show \d+ of 40"):
-            fairness.database_size(database, labels, queries, truth, exhibits=(size,), k=5, tau=20)
+            checks.database_size(database, labels, queries, truth, exhibits=(size,), k=5, tau=20)
     with pytest.raises(ValueError, match="need as many labels"):
-        fairness.database_size(database, labels[:-1], queries, truth, k=5, tau=20)
+        checks.database_size(database, labels[:-1], queries, truth, k=5, tau=20)
 
 
 # ---- intervals ----
@@ -204,7 +205,7 @@ def test_the_width_for_accuracy_is_the_textbooks() -> None:
     truth = np.concatenate([np.zeros(500, int), np.full(1000, -1)])
     predicted = (np.arange(1500) >= 300).astype(int)  # 0.6 of the positives right
     confidence = np.random.default_rng(0).random(1500)
-    table = fairness.interval_widths(predicted, confidence, truth, n_resamples=600, draws=6)
+    table = checks.interval_widths(predicted, confidence, truth, n_resamples=600, draws=6)
     assert table.positives.tolist() == [129, 1003] and table.queries.tolist() == [387, 3009]
     textbook = 2 * 1.96 * np.sqrt(0.6 * 0.4 / table.positives)
     assert table.acc.to_numpy() == pytest.approx(textbook.to_numpy(), rel=0.1)
@@ -213,15 +214,15 @@ def test_the_width_for_accuracy_is_the_textbooks() -> None:
 
 def test_widths_are_the_means_over_sets_and_repeatable() -> None:
     predicted, confidence, truth = np.zeros(4, int), np.arange(4.0), np.zeros(4, int)
-    sure = fairness.interval_widths(predicted, confidence, truth, (10,), 50, draws=2)
+    sure = checks.interval_widths(predicted, confidence, truth, (10,), 50, draws=2)
     assert sure.iloc[0].tolist() == [10, 10, 0, 0, 0]  # all right, whichever are drawn
     predicted = np.array([0, 0, 1, 1])
     once, again, other = (
-        fairness.interval_widths(predicted, confidence, truth, (10,), 50, seed=seed) for seed in (0, 0, 1)
+        checks.interval_widths(predicted, confidence, truth, (10,), 50, seed=seed) for seed in (0, 0, 1)
     )
     assert once.equals(again) and not once.equals(other)
     with pytest.raises(ValueError, match="0 queries show an exhibit"):
-        fairness.interval_widths([0], [0.5], [-1])
+        checks.interval_widths([0], [0.5], [-1])
 
 
 # ---- gain ----
@@ -236,7 +237,7 @@ def test_a_gain_is_the_difference_and_its_interval_that_of_paired_resamples() ->
     rng = np.random.default_rng(0)
     truth = np.where(np.arange(70) < 40, rng.integers(0, 9, 70), -1)
     before, after = predictions(rng, truth, 0.5), predictions(rng, truth, 0.8)
-    found = fairness.gain(before, after, truth, 60, seed=3)
+    found = checks.gain(before, after, truth, 60, seed=3)
     draws, differences = np.random.default_rng(3), []
     for _ in range(60):  # the naive twin: both scored anew on the same drawn queries
         rows = draws.integers(70, size=70)
@@ -253,10 +254,10 @@ def test_nothing_is_gained_over_oneself_and_pairs_are_surer_than_their_parts() -
     rng = np.random.default_rng(1)
     truth = rng.integers(0, 9, 200)
     before = predictions(rng, truth, 0.5)
-    assert set(fairness.gain(before, before, truth, 50).values()) == {0.0}
+    assert set(checks.gain(before, before, truth, 50).values()) == {0.0}
     mended = before.labels.copy()
     mended[np.flatnonzero(before.labels != truth)[:10]] = truth[np.flatnonzero(before.labels != truth)[:10]]
-    found = fairness.gain(before, Predictions(mended, before.log_confidence), truth)
+    found = checks.gain(before, Predictions(mended, before.log_confidence), truth)
     low, high = metrics.bootstrap(mended, before.log_confidence, truth)
     assert found["acc"] == pytest.approx(0.05)
     assert found["acc_low"] > 0

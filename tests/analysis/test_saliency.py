@@ -19,9 +19,10 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metlib import backbone, saliency
+from metlib import backbone
+from metlib.analysis import saliency
+from metlib.analysis.saliency import describe_one, grad_cam, map_agreement, randomise
 from metlib.backbone import Embedder, Panel, Recipe
-from metlib.saliency import describe_one, grad_cam, map_agreement, randomise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
