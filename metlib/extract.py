@@ -3,17 +3,15 @@
 A finished extraction is a folder with `descriptors.npy` (N, D) float32 unit rows, `labels.npy` (N,) int64, and
 `recipe.json`, which says what made them. Source of the scales: Ypsilantis et al., NeurIPS 2021, section 5.
 
-From a shell: `python -m metlib.extract MUSEUM BACKBONE`. On several devices, or machines that share a file system:
-`torchrun --nproc-per-node 4 -m metlib.extract MUSEUM BACKBONE`; the same command again does what was left undone.
+From a shell: `metlib extract MUSEUM BACKBONE`. On several devices, or machines that share a file system:
+`torchrun --nproc-per-node 4 -m metlib extract MUSEUM BACKBONE`; the same command again does what was left undone.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import platform
-import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,14 +28,14 @@ from torch.nn import functional as F
 
 from metlib import __version__, backbone, dataset
 from metlib.backbone import Embedder
-from metlib.common.device import find_device, refuse_missing_device
+from metlib.common.device import check_device, find_device
 from metlib.common.progress import track
 from metlib.dataset import Museum, Split
 from metlib.descriptors import Described as Described  # names as themselves: they may be had from here too
-from metlib.descriptors import list_sha256, read, shards, split_folder
 from metlib.descriptors import load_descriptors as load_descriptors
 from metlib.descriptors import load_labels as load_labels
 from metlib.descriptors import load_recipe as load_recipe
+from metlib.descriptors import read, shards, split_folder
 from metlib.descriptors import read_official as read_official
 from metlib.descriptors.shards import SHARD
 
@@ -108,14 +106,14 @@ def extract(
     number of bytes of up to 2,000 of them is compared, where they still exist).
     Raises RuntimeError, with an image's path, where the network can't take such images.
     """
-    refuse_bad_options(on_error, batch_size=batch_size, shard_size=shard_size, workers=workers)
+    check_options(on_error, batch_size=batch_size, shard_size=shard_size, workers=workers)
     if not 0 <= rank < ranks:
         raise ValueError(f"rank must be from 0 to ranks - 1, got rank {rank!r} of {ranks!r}")
     recipe, out = make_recipe(split, embedder, scales, precision, reader.name if reader else None), Path(out)
     if finished := shards.find_finished(split, out, recipe, on_error):
         return finished
     device = device or find_device()
-    refuse_missing_device(device)
+    check_device(device)
     workers = workers or (4 if torch.device(device).type == "cpu" else os.cpu_count() or 4)
     plan = shards.plan(split, out, recipe, shard_size=shard_size, workers=workers, label=label)
     pending = list(plan.pending(rank, ranks))
@@ -125,7 +123,7 @@ def extract(
         files = (split.file(i) for _, rows in pending for i in rows)
         images = decode_ahead(files, pool, 4 * workers, reader)
         for shard, rows in pending:
-            array = describe_images(
+            array = embed_images(
                 ready,
                 islice(images, len(rows)),
                 [split.file(i) for i in rows],
@@ -140,7 +138,7 @@ def extract(
     return shards.join(plan, on_error)
 
 
-def refuse_bad_options(on_error: str, **counts: int | None) -> None:
+def check_options(on_error: str, **counts: int | None) -> None:
     """Raise ValueError for an `on_error` other than "raise" and "skip", and for a count below 1; None is no count."""
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
@@ -161,7 +159,7 @@ def prepare(embedder: Embedder, device: str, precision: str = "float32", channel
     return ready.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
 
 
-def describe_images(
+def embed_images(
     embedder: Embedder,
     images: Iterable[NDArray[np.uint8] | OSError],
     files: Sequence[Path],
@@ -182,7 +180,7 @@ def describe_images(
     most_pixels = _PIXELS["cpu" if torch.device(device).type == "cpu" else "gpu"]
     batches = _batches(images, batch_size, most_pixels, on_error)
     for places, described in _describe(embedder, batches, files, device, scales, precision):
-        _refuse_directionless(described, [files[place] for place in places], embedder.name)
+        _check_directionless(described, [files[place] for place in places], embedder.name)
         array[places] = described
         seen(len(places))
     return array
@@ -231,7 +229,7 @@ def _describe(
         yield before[0], before[1].cpu().numpy()
 
 
-def _refuse_directionless(descriptors: NDArray[np.float32], files: Sequence[Path], name: str) -> None:
+def _check_directionless(descriptors: NDArray[np.float32], files: Sequence[Path], name: str) -> None:
     """Raise ValueError, with the image's path, for a descriptor (of n, D) that is NaN or zero; `name` made them."""
     bad = np.flatnonzero(~(np.linalg.norm(descriptors, axis=1) > 0.5))
     if len(bad):
@@ -325,7 +323,7 @@ def make_recipe(
         "dim": embedder.dim,
         "scales": [float(scale) for scale in scales],
         "images": len(split),
-        "images_sha256": list_sha256(split),
+        "images_sha256": split.sha256,
         "precision": precision,
         "pixels": pixels,
         "backbone": embedder.name,
@@ -343,58 +341,23 @@ def name_folder(
     return Path(work_dir) / museum.name / f"{embedder.name}-{embedder.weights_sha256()[:8]}" / ways
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Describe a museum, or this rank's share of it (RANK and WORLD_SIZE, as torchrun sets them)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m metlib.extract",
-        description="Describe all images of a museum. Under torchrun every process takes a share of the shards.",
-    )
-    add_arguments(parser)
-    parser.add_argument("--device", help="cuda, mps or cpu (default: the fastest that is here)")
-    parser.add_argument("--workers", type=int, help="threads that decode (default: 4; beside a GPU one a core)")
-    chosen = parser.parse_args(arguments)
-    device = chosen.device or find_device()
-    try:
-        rank, ranks = _read_number("RANK", 0), _read_number("WORLD_SIZE", 1)
-        if device == "cuda" and ranks > 1:
-            device = f"cuda:{_read_number('LOCAL_RANK', 0)}"
-        museum = dataset.load(dataset.find(chosen.museum), chosen.database)
-        embedder = backbone.load(chosen.backbone)
-        folder = name_folder(museum, embedder, chosen.work, chosen.scales, chosen.precision)
-        for split, name in museum.splits():
-            path = extract(
-                split,
-                embedder,
-                split_folder(folder, split, name),
-                scales=chosen.scales,
-                precision=chosen.precision,
-                device=device,
-                batch_size=chosen.batch_size,
-                shard_size=chosen.shard_size,
-                workers=chosen.workers,
-                on_error=chosen.on_error,
-                rank=rank,
-                ranks=ranks,
-                label=name,
-            )
-            print(f"{name}: {path}" if path.exists() else f"{name}: rank {rank} is done, others aren't", flush=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def extract_museum(
+    museum: Museum, embedder: Embedder, work_dir: str | Path, *, device: str | None = None, **options: Any
+) -> Iterator[tuple[str, Path, bool]]:
+    """Extract a museum's splits as `describe` does, this process its share; give name, path and whether it's whole.
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what every command line that describes a museum asks for."""
-    parser.add_argument("museum", help="folder in the Met layout")
-    parser.add_argument("backbone", help="a recipe, a timm name or a checkpoint")
-    parser.add_argument("--database", default="full", choices=list(dataset.DATABASES))
-    parser.add_argument("--work", default="work", help="folder for descriptors (default: work)")
-    parser.add_argument("--scales", nargs="+", type=float, default=SCALES, metavar="SCALE", help="default: 1 0.707 0.5")
-    parser.add_argument("--precision", default="float32", choices=list(PRECISIONS))
-    parser.add_argument("--batch-size", type=int, help="images of one shape at once (default: by their pixels)")
-    parser.add_argument("--shard-size", type=int, default=SHARD, help=f"images in a shard (default: {SHARD})")
-    parser.add_argument("--on-error", default="raise", choices=("raise", "skip"), help="images that can't be read")
+    Shares come from RANK, WORLD_SIZE and LOCAL_RANK in the environment, as torchrun sets them. Raises ValueError for
+    variables that aren't numbers, and as `extract` does.
+    """
+    rank, ranks = _read_number("RANK", 0), _read_number("WORLD_SIZE", 1)
+    device = device or find_device()
+    if device == "cuda" and ranks > 1:
+        device = f"cuda:{_read_number('LOCAL_RANK', 0)}"
+    folder = name_folder(museum, embedder, work_dir, options.get("scales", SCALES), options.get("precision", "float32"))
+    for split, name in museum.splits():
+        out = split_folder(folder, split, name)
+        path = extract(split, embedder, out, device=device, rank=rank, ranks=ranks, label=name, **options)
+        yield name, path, path.exists()
 
 
 def _read_number(variable: str, otherwise: int) -> int:
@@ -402,7 +365,3 @@ def _read_number(variable: str, otherwise: int) -> int:
     if not value.isdecimal():
         raise ValueError(f"{variable} is {value!r} in the environment, expected a number as torchrun sets it")
     return int(value)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

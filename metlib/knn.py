@@ -131,9 +131,9 @@ def _nearest_on(device: str) -> _Nearest:
     """The function that finds the k nearest rows, roughly, on a device."""
     if device == "cpu":
         return lambda queries, rows, k: faiss.knn(queries, rows, k, metric=faiss.METRIC_INNER_PRODUCT)
-    from metlib.common.device import nearest, refuse_missing_device  # here: nothing else of search needs torch
+    from metlib.common.device import check_device, nearest  # here: nothing else of search needs torch
 
-    refuse_missing_device(device)
+    check_device(device)
     return partial(nearest, device=device)
 
 

@@ -1,17 +1,15 @@
-"""Choosing k, tau and the whitened dimension on val: the whole published grid from one search."""
+"""Choosing k and tau on val: the whole published grid from one search; and the dimensions that are worth trying."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from metlib import metrics
-from metlib.common.vectors import as_rows, unit
-from metlib.knn import Neighbours, log_confidences, nearest_labels, search
-from metlib.whiten import PCAWhitening, decompose
+from metlib.knn import Neighbours, log_confidences, nearest_labels
 
 KS = (1, 2, 3, 5, 7, 10, 15, 20, 50)
 TAUS = (0.01, 0.1, 1, 5, 10, 15, 20, 25, 30, 50, 100, 500)
@@ -84,34 +82,3 @@ def candidate_dims(n: int, D: int) -> tuple[int, ...]:
         return (min(PUBLISHED_DIM, D),)
     largest = max(min(n, D) // 2, 1)
     return tuple(sorted({min(PUBLISHED_DIM, max(largest >> halvings, 1)) for halvings in range(4)}))
-
-
-def choose_dim(
-    database: ArrayLike,
-    database_labels: ArrayLike,
-    val: ArrayLike,
-    truth: ArrayLike,
-    dims: Iterable[int] | None = None,
-    shrinkage: float = 1.0,
-) -> DimTuning:
-    """Choose the whitened dimension by val GAP, with (k, tau) tuned for each; of equals the smallest.
-
-    `database` (N, D) and `val` (Q, D) are raw descriptors; `dims` defaults to `candidate_dims`. Raises
-    ValueError for a dimension above the rank. The largest whitening serves all: its leading columns, made
-    unit again, are the smaller whitening.
-    """
-    rows = as_rows(database, "database descriptors")
-    spectrum = decompose(rows)
-    if dims is None:  # channels that never fire lower the rank below both N and D
-        dims = {min(dim, spectrum.rank) for dim in candidate_dims(*rows.shape)}
-    tried = tuple(sorted(dims))
-    if not tried or tried[0] < 1:
-        raise ValueError(f"dims must be one or more integers of at least 1, got {tried}")
-    whitening = PCAWhitening(tried[-1], shrinkage).fit_spectrum(spectrum)
-    database_white, val_white = whitening.transform(rows), whitening.transform(val)
-    ks = fitting(KS, len(rows))
-    gaps = []
-    for dim in tried:
-        neighbours = search(unit(database_white[:, :dim]), unit(val_white[:, :dim]), ks[-1])
-        gaps.append(tune(neighbours, database_labels, truth, ks).gap)
-    return DimTuning(tried, tuple(gaps), tried[int(np.argmax(gaps))])

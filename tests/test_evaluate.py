@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from metlib import dataset, descriptors, evaluate, metrics, tune
 from metlib.common.files import sha256
 from metlib.dataset import Museum, Split
-from metlib.descriptors import Described, list_sha256, write_official
+from metlib.descriptors import Described, write_official
 from metlib.evaluate import RELEASED_TOOL, Run, main, measure, say
 
 N, D, EXHIBITS = 90, 12, 45
@@ -207,11 +207,11 @@ def ours(tmp_path: Path) -> Described:
 def leave(folder: Path, described: Described) -> Path:
     """Write a folder as `extract.describe` leaves it."""
     for split, name in described.museum.splits():
-        path = folder / f"{name}-{list_sha256(split)[:8]}"
+        path = folder / f"{name}-{split.sha256[:8]}"
         path.mkdir(parents=True)
         np.save(path / "descriptors.npy", getattr(described, name))
         recipe = {"backbone": "tiny", "weights_sha256": "ab" * 32, "scales": [1.0], "network": {}, "skipped": []}
-        (path / "recipe.json").write_text(json.dumps(recipe | {"images_sha256": list_sha256(split)}))
+        (path / "recipe.json").write_text(json.dumps(recipe | {"images_sha256": split.sha256}))
     return folder
 
 

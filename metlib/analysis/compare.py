@@ -1,34 +1,31 @@
-"""Rows of the table: networks on a museum, by the study's protocol, written in the ledger.
+"""Networks compared on a museum by the study's protocol, written as rows of the results table.
 
-    python -m metlib.benchmark data/met R18IN R50SWSL DINOv2-B --database mini
+    metlib compare data/met R18IN R50SWSL DINOv2-B --database mini
 
-adds two rows a network, scored on val and on test, to the ledger; `R18SWSL,R18IN` joins the descriptors of two
+adds two rows a network, scored on val and on test, to the results table; `R18SWSL,R18IN` joins the descriptors of two
 networks before whitening. `sweep` asks which stage, pooling exponent and whitening a network should be read with.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from metlib import backbone, dataset, descriptors, evaluate, extract
-from metlib.analysis import results
+from metlib import backbone, descriptors, evaluate, extract
+from metlib.analysis import results as table
 from metlib.backbone import RECIPES, Embedder, Panel, of_timm
 from metlib.common.vectors import unit
 from metlib.dataset import Museum
 from metlib.descriptors import Described
 from metlib.whiten import PCAWhitening
 
-LEDGER = "figures/results.csv"
+RESULTS = "figures/results.csv"
 
 
-def run(
+def measure(
     museum: Museum,
     embedders: Embedder | Sequence[Embedder],
     work_dir: str | Path,
@@ -36,35 +33,35 @@ def run(
     whitening: int | str = "auto",
     seed: int = 0,
     name: str | None = None,
-    ledger_file: str | Path | None = None,
+    results: str | Path | None = None,
     **options: Any,
-) -> evaluate.Run:
+) -> evaluate.Evaluation:
     """Describe a museum with one network, or several joined, and measure it by the protocol of `evaluate.measure`.
 
-    Descriptors are kept under `work_dir`; options as for `extract.extract`. With `ledger_file` the val and test rows
+    Descriptors are kept under `work_dir`; options as for `extract.extract`. With `results` the val and test rows
     are written there, under `name` (default: the networks' own).
     """
     several = [embedders] if isinstance(embedders, Embedder) else list(embedders)
-    described = describe(museum, several, work_dir, **options)
-    measured = evaluate.measure(described, whitening=whitening, seed=seed)
-    if ledger_file is not None:
-        _record(measured, described, several, ledger_file, name)
-    return measured
+    described = describe_joined(museum, several, work_dir, **options)
+    evaluation = evaluate.measure(described, whitening=whitening, seed=seed)
+    if results is not None:
+        _record(evaluation, described, several, results, name)
+    return evaluation
 
 
 def _record(
-    measured: evaluate.Run,
+    evaluation: evaluate.Evaluation,
     described: Described,
     embedders: Sequence[Embedder],
-    ledger_file: str | Path,
+    results: str | Path,
     name: str | None = None,
 ) -> None:
     untrained = any(embedder.recipe.untrained for embedder in embedders)
     note = "untrained: a floor, not a result" if untrained else ""
-    results.append(ledger_file, results.rows_of(measured, described, described.museum, name=name, note=note))
+    table.append(results, table.rows_of(evaluation, described, name=name, note=note))
 
 
-def describe(museum: Museum, embedders: Sequence[Embedder], work_dir: str | Path, **options: Any) -> Described:
+def describe_joined(museum: Museum, embedders: Sequence[Embedder], work_dir: str | Path, **options: Any) -> Described:
     """Describe a museum with each of several networks and join their descriptors; options as for `extract.extract`."""
     sets = [extract.describe(museum, embedder, work_dir, **options) for embedder in embedders]
     return descriptors.concatenate(sets) if len(sets) > 1 else sets[0]
@@ -119,61 +116,41 @@ def _ways(splits: list[Any], dims: Sequence[int]) -> Iterator[tuple[str, int, li
             yield way, dim, [unit(rows[:, :dim]) for rows in changed]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure networks on a museum from the command line; 2 where something asked for can't be done."""
-    parser = argparse.ArgumentParser(
-        prog="python -m metlib.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", help="a museum in the Met layout")
-    parser.add_argument("networks", nargs="+", help="recipes, timm names or checkpoints; A,B joins descriptors")
-    parser.add_argument("--database", choices=dataset.DATABASES, default="full", help="default: full")
-    parser.add_argument(
-        "--whitening",
-        type=evaluate.read_whitening,
-        default="auto",
-        metavar="auto|raw|N",
-        help="dimensions to keep; auto: 512, or the best on val where the database is small (default: auto)",
-    )
-    parser.add_argument("--single-scale", action="store_true", help="full size only, not three scales")
-    parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that can't be read")
-    parser.add_argument("--weights", help="a folder of weights, or the file of one network")
-    parser.add_argument("--work", default="work", help="descriptors, kept between runs (default: work)")
-    parser.add_argument("--ledger", default=LEDGER, help=f"default: {LEDGER}")
-    parser.add_argument("--seed", type=int, default=0, help="of the intervals (default: 0)")
-    chosen = parser.parse_args(arguments)
-    options: dict[str, Any] = {"scales": (1,)} if chosen.single_scale else {}
-    options |= {"on_error": "skip"} if chosen.skip_unreadable else {}
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without the sign ⁻ shows another for it
-        sys.stdout.reconfigure(errors="replace")
-    try:
-        museum = dataset.load(chosen.data, chosen.database)
-        rows = [[text] if Path(text).is_file() else text.split(",") for text in chosen.networks]
-        _refuse_early(rows, chosen)
-        for names in rows:
-            embedders = [backbone.load(name, chosen.weights) for name in names]
-            described = describe(museum, embedders, chosen.work, **options)
-            measured = evaluate.measure(described, whitening=chosen.whitening, seed=chosen.seed)
-            _record(measured, described, embedders, chosen.ledger)
-            print(" + ".join(embedder.title for embedder in embedders))
-            print(evaluate.say(measured, described.museum), end="\n\n")
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"rows are in {chosen.ledger}")
-    return 0
+def measure_all(
+    museum: Museum,
+    networks: Sequence[str],
+    work_dir: str | Path,
+    *,
+    weights: str | Path | None = None,
+    whitening: int | str = "auto",
+    seed: int = 0,
+    results: str | Path = RESULTS,
+    **options: Any,
+) -> Iterator[tuple[str, evaluate.Evaluation, Museum]]:
+    """Measure networks by name, one after the other, each written to the results table before the next begins.
+
+    A name is a recipe, a timm model or a checkpoint's path; "A,B" joins the descriptors of two. What would stop a later
+    network stops the first. Gives titles, evaluations and museums as they were described; options as for
+    `extract.extract`.
+    Raises ValueError for unknown names, one file of weights for several networks, and a damaged results table.
+    """
+    rows = [[text] if Path(text).is_file() else text.split(",") for text in networks]
+    _check_early(rows, weights, results)
+    for names in rows:
+        embedders = [backbone.load(name, weights) for name in names]
+        described = describe_joined(museum, embedders, work_dir, **options)
+        evaluation = evaluate.measure(described, whitening=whitening, seed=seed)
+        _record(evaluation, described, embedders, results)
+        yield " + ".join(embedder.title for embedder in embedders), evaluation, described.museum
 
 
-def _refuse_early(rows: Sequence[Sequence[str]], chosen: argparse.Namespace) -> None:
+def _check_early(rows: Sequence[Sequence[str]], weights: str | Path | None, results: str | Path) -> None:
     """Find before the first network runs, for hours maybe, what would stop a later one."""
     names = [name for row in rows for name in row]
-    if chosen.weights and Path(chosen.weights).is_file() and len(names) > 1:
-        raise ValueError(f"--weights {chosen.weights} is one file, for {len(names)} networks: name a folder of weights")
+    if weights and Path(weights).is_file() and len(names) > 1:
+        raise ValueError(f"--weights {weights} is one file, for {len(names)} networks: name a folder of weights")
     for name in names:
         if name not in RECIPES and not Path(name).is_file():
             of_timm(name)
-    if Path(chosen.ledger).exists():
-        results.read(chosen.ledger)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    if Path(results).exists():
+        table.read(results)

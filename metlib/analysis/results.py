@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import csv
 import datetime
-import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
 from metlib.common.files import replacing
 from metlib.dataset import Museum
-from metlib.descriptors import Described, list_sha256
+from metlib.descriptors import Described
+from metlib.evaluate import Evaluation
 
 _TITLES = {"gap": "GAP", "gap_minus": "GAP⁻", "acc": "ACC"}
 _SCORES = tuple(f"{score}{end}" for score in _TITLES for end in ("", "_low", "_high"))
@@ -96,52 +96,16 @@ SOURCES = {
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 
-# The Met's own lists (`list_sha256`): whoever scores other queries, or another database, measures something else.
+# The Met's own lists (`Split.sha256`): whoever scores other queries, or another database, measures something else.
 _MET_VAL = "ad83c9d1037be3361a02710e150b2a8469e7922548bff57c8432495d72ccc890"
 _MET_TEST = "a82810e7b38298dcb8d28c682c0a6cc7a6e61b4f0fbefac184662243da6b5cf4"
 _MET_MINI = "e32f60b9834ae306acfce51763d2c7b682e2a90795afcf54f7dfd6343241c571"
 _MET_FULL_IMAGES = 397_121
 
 
-class Tuned(Protocol):
-    """What the ledger reads of a `tune.Tuning`."""
-
-    @property
-    def ks(self) -> Sequence[int]: ...
-    @property
-    def taus(self) -> Sequence[float]: ...
-    @property
-    def k(self) -> int: ...
-    @property
-    def tau(self) -> float: ...
-
-
-class Measured(Protocol):
-    """What the ledger reads of an `evaluate.Run`: `val` and `test` are rows of `metrics.summary`, fractions.
-
-    `dims` isn't None where val chose the dimension.
-    """
-
-    @property
-    def dim(self) -> int | None: ...
-    @property
-    def shrinkage(self) -> float: ...
-    @property
-    def dims(self) -> object | None: ...
-    @property
-    def tuning(self) -> Tuned: ...
-    @property
-    def val(self) -> Mapping[str, float]: ...
-    @property
-    def test(self) -> Mapping[str, float]: ...
-    @property
-    def seed(self) -> int: ...
-
-
 def rows_of(
-    run: Measured,
+    evaluation: Evaluation,
     described: Described,
-    museum: Museum,
     *,
     name: str | None = None,
     note: str = "",
@@ -155,21 +119,21 @@ def rows_of(
     `tuned_on` is "val" where k and tau were, else it names what was, as "val (tau)", or is "given".
     Raises ValueError where nobody says which network it was, and for a date of another form.
     """
-    made_by = described.made_by
+    made_by, museum, run = described.made_by, described.museum, evaluation
     network = name or made_by.get("backbone")
     if not network:
         raise ValueError("these descriptors don't say which network made them: give its name (name=..., or --name)")
     common = {
         "date": _iso(date) if date else datetime.date.today().isoformat(),
         "museum": museum.name,
-        "lists": lists_hash(museum),
+        "lists": museum.sha256[:8],
         "database": museum.kind,
         "images": len(described.database),
         "network": network,
         "weights": "+".join(part[:8] for part in str(made_by.get("weights") or "").split("+")),
-        "scales": _say_scales(made_by.get("scales")),
-        "whitening": _say_whitening(run.dim, run.shrinkage),
-        "tuned_on": _say_tuned(run),
+        "scales": _format_scales(made_by.get("scales")),
+        "whitening": _format_whitening(run.dim, run.shrinkage),
+        "tuned_on": _format_tuned(run),
         "k": int(run.tuning.k),
         "tau": float(run.tuning.tau),
         "seed": int(run.seed),
@@ -267,17 +231,11 @@ def is_met(museum: Museum) -> bool:
 
     Of the full database only the number of images is compared: 397,121.
     """
-    if list_sha256(museum.val) != _MET_VAL or list_sha256(museum.test) != _MET_TEST:
+    if museum.val.sha256 != _MET_VAL or museum.test.sha256 != _MET_TEST:
         return False
     if museum.kind == "mini":
-        return list_sha256(museum.database) == _MET_MINI
+        return museum.database.sha256 == _MET_MINI
     return museum.kind == "full" and len(museum.database) == _MET_FULL_IMAGES
-
-
-def lists_hash(museum: Museum) -> str:
-    """Name the three lists of images and labels of a museum: eight hexadecimal digits."""
-    lists = "\n".join(list_sha256(split) for split, _ in museum.splits())
-    return hashlib.sha256(lists.encode()).hexdigest()[:8]
 
 
 def beside(rows: pd.DataFrame | Sequence[Mapping[str, Any]], numbers: pd.DataFrame) -> pd.DataFrame:
@@ -322,7 +280,7 @@ def table(rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     )
 
 
-def _say_scales(scales: Any) -> str:
+def _format_scales(scales: Any) -> str:
     if scales is None or isinstance(scales, str):
         return scales or ""
     if len(scales) == 3 and all(math.isclose(a, b) for a, b in zip(scales, (1, 2**-0.5, 0.5), strict=True)):
@@ -330,7 +288,7 @@ def _say_scales(scales: Any) -> str:
     return "+".join(f"{scale:.3g}" for scale in scales)
 
 
-def _say_whitening(dim: int | None, shrinkage: float) -> str:
+def _format_whitening(dim: int | None, shrinkage: float) -> str:
     if dim is None:
         return "raw"
     if shrinkage == 1:
@@ -338,7 +296,7 @@ def _say_whitening(dim: int | None, shrinkage: float) -> str:
     return f"{dim} (PCA)" if shrinkage == 0 else f"{dim} (shrinkage {shrinkage:g})"
 
 
-def _say_tuned(run: Measured) -> str:
+def _format_tuned(run: Evaluation) -> str:
     if len(run.tuning.ks) > 1 and len(run.tuning.taus) > 1:
         return "val"
     choices = {"k": len(run.tuning.ks) > 1, "tau": len(run.tuning.taus) > 1, "dimension": run.dims is not None}

@@ -32,7 +32,7 @@ Picture = NDArray[np.uint8] | str | Path
 _OWN = 1e-6  # nearer to a cosine of 1 than this, the gradient is float32's noise
 
 
-def describe_one(embedder: Embedder, image: Picture) -> NDArray[np.float32]:
+def describe_image(embedder: Embedder, image: Picture) -> NDArray[np.float32]:
     """Describe one image at one scale, as maps of this room take their targets: (D,), a unit vector.
 
     Raises OSError for a file that can't be read, ValueError for pixels that aren't uint8 (H, W, 3).
@@ -51,7 +51,7 @@ def grad_cam(embedder: Embedder, image: Picture, target: ArrayLike, upsample: bo
     the map isn't all that both have in common: with mean pooling, say, its values add up to 0 before they are cut.
     Raises ValueError for a target that isn't one unit descriptor of this network, for the image's own descriptor
     (the gradient is then zero, and the map noise), a `Panel`, and a network whose map can't be had; errors of
-    images as `describe_one`. Source: Selvaraju et al., ICCV 2017, equations 1 and 2, with the cosine as the score.
+    images as `describe_image`. Source: Selvaraju et al., ICCV 2017, equations 1 and 2, with the cosine as the score.
     """
     towards = _target(embedder, target)
     pixels = _pixels(embedder, image)
@@ -110,7 +110,7 @@ def similarity_map(embedder: Embedder, image: Picture, target: ArrayLike) -> NDA
     """Map the cosine of every position's vector with `target` (D,), a unit descriptor: (h, w), 0 for a zero vector.
 
     Raises ValueError as `grad_cam` does for a target, and for networks whose descriptor doesn't live in the space of
-    their map: those with a projector, and poolings other than gem and mean. Errors of images as `describe_one`.
+    their map: those with a projector, and poolings other than gem and mean. Errors of images as `describe_image`.
     """
     towards = _target(embedder, target)
     if embedder.projector is not None or embedder.recipe.pooling not in ("gem", "mean"):
@@ -125,7 +125,7 @@ def similarity_map(embedder: Embedder, image: Picture, target: ArrayLike) -> NDA
 def patch_similarity(embedder: Embedder, first: Picture, second: Picture) -> NDArray[np.float32]:
     """Compare every position of one image's map with each of another's: cosines (h1, w1, h2, w2), 0 for zero vectors.
 
-    Positions are those of the last map, or a transformer's patches. Errors of images as `describe_one`; ValueError
+    Positions are those of the last map, or a transformer's patches. Errors of images as `describe_image`; ValueError
     for a network that gives no map.
     """
     one, two = _unit_map(embedder, first), _unit_map(embedder, second)
@@ -161,7 +161,7 @@ def visual_backprop(embedder: Embedder, image: Picture) -> NDArray[np.float32]:
     of ones for each convolution (and pooling) between them. Of other networks they are the maps of timm's stages, cut
     at 0 (which changes nothing after a ReLU) and enlarged bilinearly, for a stage has many layers and branches. A
     constant result is all 0. Raises ValueError for transformers and networks without such maps; errors of images as
-    `describe_one`. Source: Bojarski et al., ICRA 2018, section III.
+    `describe_image`. Source: Bojarski et al., ICRA 2018, section III.
     """
     if hasattr(embedder.trunk, "num_prefix_tokens") or not hasattr(embedder.trunk, "forward_intermediates"):
         raise ValueError(f"{embedder.name} gives no maps of convolutions at every depth: draw grad_cam instead")
@@ -281,7 +281,7 @@ def _target(embedder: Embedder, target: ArrayLike) -> Tensor:
     if row.shape != (1, embedder.dim) or np.ndim(target) != 1 or abs(norm - 1) > 1e-3:
         raise ValueError(
             f"target must be one unit descriptor ({embedder.dim},) of {embedder.name}, got shape {np.shape(target)} "
-            f"and norm {norm:.4g}: take one of describe_one, before any whitening"
+            f"and norm {norm:.4g}: take one of describe_image, before any whitening"
         )
     return torch.tensor(row[0], device=next(embedder.parameters()).device)
 

@@ -116,7 +116,7 @@ def agreement(
             f"{n} queries with neighbours up to row {neighbours.indices.max()}, but second has {len(rows)} rows: both "
             "must be of the same images"
         )
-    _refuse_own(neighbours, group)
+    _check_own(neighbours, group)
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
     rng = np.random.default_rng(seed)
@@ -147,7 +147,7 @@ def agreement_of_labels(neighbours: Neighbours, labels: ArrayLike, *, groups: Ar
         raise ValueError(f"{len(neighbours.indices)} queries but {len(own)} labels: both must be of the same images")
     near = neighbour_labels(neighbours, own)  # (N, K)
     group, _ = _works(groups, len(own))
-    _refuse_own(neighbours, group)
+    _check_own(neighbours, group)
     known = own != UNKNOWN
     both = known[:, None] & (near != UNKNOWN)
     if not both.any(axis=0).all():
@@ -178,7 +178,7 @@ def _works(groups: ArrayLike | None, n: int) -> tuple[NDArray[np.int64], NDArray
     return work, count[work]
 
 
-def _refuse_own(neighbours: Neighbours, group: NDArray[np.int64]) -> None:
+def _check_own(neighbours: Neighbours, group: NDArray[np.int64]) -> None:
     own = np.flatnonzero((group[neighbours.indices] == group[:, None]).any(axis=1))
     if len(own):
         raise ValueError(

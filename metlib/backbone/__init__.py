@@ -2,18 +2,3 @@
 
 from metlib.backbone.embedder import EMBEDDED, Embedder, GeM, Panel, build, fold_batch_norm, gem, load, save
 from metlib.backbone.recipes import RECIPES, Recipe, of_timm
-
-__all__ = [
-    "EMBEDDED",
-    "RECIPES",
-    "Embedder",
-    "GeM",
-    "Panel",
-    "Recipe",
-    "build",
-    "fold_batch_norm",
-    "gem",
-    "load",
-    "of_timm",
-    "save",
-]

@@ -16,7 +16,7 @@ def find_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def refuse_missing_device(device: str) -> None:
+def check_device(device: str) -> None:
     """Raise ValueError for a device that can't be used here, with the reason."""
     try:
         torch.zeros(1, device=device)

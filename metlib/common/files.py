@@ -75,7 +75,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def digest(value: Any) -> str:
+def short_hash(value: Any) -> str:
     """Name what JSON can hold by eight hexadecimal digits; the order of an object's keys doesn't count."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 

@@ -16,20 +16,3 @@ from metlib.dataset.layout import (
     verify,
     verify_files,
 )
-
-__all__ = [
-    "DATABASES",
-    "DISTRACTOR",
-    "QUERIES",
-    "BadGroundTruth",
-    "Museum",
-    "Problem",
-    "Split",
-    "find",
-    "leaves_root",
-    "load",
-    "read_image",
-    "read_size",
-    "verify",
-    "verify_files",
-]

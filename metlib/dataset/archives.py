@@ -47,7 +47,7 @@ class DamagedArchive(DownloadError):
     """An archive that isn't what it should be: of another size or hash, broken, or unsafe to unpack."""
 
 
-class _Cut(Exception):
+class _RetryableError(Exception):
     """One attempt failed in a way that the next may not."""
 
 
@@ -167,7 +167,7 @@ def fetch(archive: Archive | File, folder: str | Path, url: str = URL) -> Path:
             part.replace(path)
             _note(part).unlink(missing_ok=True)
             sync_folder(folder)
-        except _Cut as cut:
+        except _RetryableError as cut:
             # Only new ground counts: a server that starts from zero every time can't hold us for ever.
             if (have := _size(part)) >= best + STEP:
                 best, failures = have, 0
@@ -299,7 +299,7 @@ def _continue(address: str, part: Path, archive: Archive | File) -> None:
             extent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
             if not extent or extent.groups() != (str(have), str(total)) or fresh not in ("", version):
                 part.unlink(missing_ok=True)
-                raise _Cut("the file on the server changed, starting again")
+                raise _RetryableError("the file on the server changed, starting again")
         else:
             have, total = 0, _length(response) or archive.size or 0
             if not total:
@@ -316,9 +316,9 @@ def _continue(address: str, part: Path, archive: Archive | File) -> None:
                 try:
                     block = response.read1(min(BLOCK, total - have))
                 except (OSError, http.client.HTTPException) as error:
-                    raise _Cut(f"the connection broke at byte {have:,} of {total:,} ({error})") from error
+                    raise _RetryableError(f"the connection broke at byte {have:,} of {total:,} ({error})") from error
                 if not block:
-                    raise _Cut(f"the connection ended at byte {have:,} of {total:,}")
+                    raise _RetryableError(f"the connection ended at byte {have:,} of {total:,}")
                 file.write(block)
                 have += len(block)
                 bar.update(len(block))
@@ -339,10 +339,10 @@ def _open(
         if error.code == 416 and part is not None:
             part.unlink(missing_ok=True)
         if error.code in (408, 416, 425, 429) or error.code >= 500:
-            raise _Cut(f"the server answers {error.code} {error.reason}") from error
+            raise _RetryableError(f"the server answers {error.code} {error.reason}") from error
         raise DownloadError(f"{address}: status {error.code} {error.reason}; check url") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _Cut(f"no answer ({error})") from error
+        raise _RetryableError(f"no answer ({error})") from error
     if not response.url.startswith(("http://", "https://")):
         response.close()
         raise DownloadError(f"{address}: leads to {response.url}; expected http(s)://; check url")
@@ -384,7 +384,7 @@ def _bytes_needed(archives: Iterable[Archive], folder: Path, url: str) -> int:
             try:
                 with _open(address, {}, method="HEAD") as response:
                     length = _length(response)
-            except (DownloadError, _Cut) as error:
+            except (DownloadError, _RetryableError) as error:
                 answers = isinstance(error, DownloadError)  # it may know no HEAD; fetch asks again
         kept = max(_size(folder / archive.file), _kept(folder / f"{archive.file}.part", address)[0])
         need += max(0, (length or 0) - kept) + int(UNPACKED * (length or 0))

@@ -8,13 +8,13 @@ a distractor. Source: Ypsilantis et al., The Met Dataset, NeurIPS 2021, section 
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import json
 import re
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-
-from metlib.dataset import archives
 
 DISTRACTOR = -1
 """The label of a query that shows no exhibit of the database."""
@@ -84,6 +82,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @cached_property
+    def sha256(self) -> str:
+        """The list of images and labels named by a hash, hexadecimal; another order is another list."""
+        lines = "\n".join(f"{path}\t{label}" for path, label in zip(self.paths, self.labels, strict=True))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
     def file(self, i: int) -> Path:
         """The file of image `i`."""
         return self.root / str(self.paths[i])
@@ -121,6 +125,11 @@ class Museum:
                     "that shows an exhibit no score is defined; add rows with a MET_id"
                 )
 
+    @property
+    def sha256(self) -> str:
+        """The three lists of images and labels named by a hash, hexadecimal."""
+        return hashlib.sha256("\n".join(split.sha256 for split, _ in self.splits()).encode()).hexdigest()
+
     def splits(self) -> Iterator[tuple[Split, str]]:
         """The three splits with their names, database first."""
         yield from ((self.database, "database"), (self.val, "val"), (self.test, "test"))
@@ -148,8 +157,8 @@ def find(root: str | Path) -> Path:
             return place
     raise FileNotFoundError(
         f"no folder {root} (searched: {', '.join(map(str, places))}). Paint a museum with "
-        f"`python -m metlib.synthetic {root}`, fetch the Met with "
-        f"`python -m metlib.dataset download --root {root}`, or name the folder of your own"
+        f"`metlib paint {root}`, fetch the Met with "
+        f"`metlib download --root {root}`, or name the folder of your own"
     )
 
 
@@ -173,10 +182,7 @@ def load(root: str | Path, database: str = "full") -> Museum:
         if other and missing == [DATABASES[database]]:
             way_out = f"it has the {other} database: ask for database={other!r}"
         else:
-            way_out = (
-                f"paint one with `python -m metlib.synthetic {root}`, or fetch the Met with "
-                "`python -m metlib.dataset download`"
-            )
+            way_out = f"paint one with `metlib paint {root}`, or fetch the Met with `metlib download`"
         raise FileNotFoundError(
             f"{root} is no museum: {truth} has no {', '.join(missing)} "
             f"(found: {', '.join(there) or 'no JSON'}). Expected images/ and "
@@ -356,36 +362,3 @@ def _reason(path: Path) -> str:
     except OSError as error:
         return "truncated" if str(error).startswith(f"{path}: truncated") else "undecodable"
     return ""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line: `download` a part of the Met, or `verify` a museum."""
-    parser = argparse.ArgumentParser(prog="python -m metlib.dataset", description="The Met dataset on your disk.")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    fetch = verbs.add_parser("download", help="fetch, check and unpack a part of the Met dataset")
-    fetch.add_argument("--part", default="mini", choices=sorted(archives.PARTS), help="what to fetch (default: mini)")
-    fetch.add_argument("--root", default="data/met", help="folder of the museum (default: data/met)")
-    fetch.add_argument("--url", default=archives.URL, help="address of the archives")
-    fetch.add_argument("--keep-archives", action="store_true", help="keep the .tar.gz files after unpacking")
-    check = verbs.add_parser("verify", help="decode every image and name those that can't be used")
-    check.add_argument("root")
-    check.add_argument("--database", default="full", choices=list(DATABASES))
-    chosen = parser.parse_args(arguments)
-    try:
-        if chosen.verb == "download":
-            root = archives.download(chosen.root, chosen.part, url=chosen.url, keep_archives=chosen.keep_archives)
-            print(f"{chosen.part} lies in {root}")
-            return 0
-        museum = load(find(chosen.root), chosen.database)
-        problems = verify(museum)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for problem in problems:
-        print(f"{problem.reason}\t{problem.path}")
-    print(f"{sum(len(split) for split, _ in museum.splits())} images, {len(problems)} unusable")
-    return 1 if problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

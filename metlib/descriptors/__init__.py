@@ -5,7 +5,6 @@ from metlib.descriptors.sets import (
     Described,
     concatenate,
     from_official,
-    list_sha256,
     load_descriptors,
     load_labels,
     load_recipe,
@@ -15,19 +14,3 @@ from metlib.descriptors.sets import (
     split_folder,
     write_official,
 )
-
-__all__ = [
-    "OFFICIAL",
-    "Described",
-    "concatenate",
-    "from_official",
-    "list_sha256",
-    "load_descriptors",
-    "load_labels",
-    "load_recipe",
-    "read",
-    "read_array",
-    "read_official",
-    "split_folder",
-    "write_official",
-]

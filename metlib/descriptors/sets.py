@@ -6,7 +6,6 @@ from a folder that `extract.describe` left, or from the authors' `descriptors.pk
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import pickle
@@ -134,7 +133,7 @@ def _read_folder(folder: Path, museum: Museum) -> Described:
                 "left for one backbone and scales, of these very lists of images"
             )
         recipe = load_recipe(path)
-        if recipe.get("images_sha256") != list_sha256(split):
+        if recipe.get("images_sha256") != split.sha256:
             raise ValueError(f"{path} was made of other images than the {name} images of {museum.name}: describe them")
         made_by[name], skipped = _made_by(recipe, path)
         if any(made_by[name][key] != made_by["database"][key] for key in ("weights", "network", "scales")):
@@ -153,7 +152,7 @@ def _read_folder(folder: Path, museum: Museum) -> Described:
 
 def split_folder(folder: Path, split: Split, name: str) -> Path:
     """Where in `folder` the descriptors of a split lie: its name, and the first digits of its list's hash."""
-    return folder / f"{name}-{list_sha256(split)[:8]}"
+    return folder / f"{name}-{split.sha256[:8]}"
 
 
 def _made_by(recipe: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], set[str]]:
@@ -182,7 +181,7 @@ def concatenate(sets: Sequence[Described]) -> Described:
     if not sets:
         raise ValueError("no descriptor sets to concatenate: give one or more")
     for number, other in enumerate(sets[1:], 2):
-        _refuse_other_images(sets[0].museum, other.museum, number)
+        _check_other_images(sets[0].museum, other.museum, number)
     arrays = {
         name: unit(np.hstack([unit(as_rows(getattr(one, name), f"{name} descriptors")) for one in sets]))
         for _, name in sets[0].museum.splits()
@@ -190,9 +189,9 @@ def concatenate(sets: Sequence[Described]) -> Described:
     return Described(sets[0].museum, **arrays, made_by=_joined([one.made_by for one in sets]))
 
 
-def _refuse_other_images(first: Museum, other: Museum, number: int) -> None:
+def _check_other_images(first: Museum, other: Museum, number: int) -> None:
     for (ours, name), (theirs, _) in zip(first.splits(), other.splits(), strict=True):
-        if list_sha256(ours) == list_sha256(theirs):
+        if ours.sha256 == theirs.sha256:
             continue
         n = min(len(ours), len(theirs))
         different = (ours.paths[:n] != theirs.paths[:n]) | (ours.labels[:n] != theirs.labels[:n])
@@ -251,12 +250,6 @@ class _ForAnyNumpy(_PythonPickler):
             self.memoize(obj)
         else:
             super().save_global(obj, name)
-
-
-def list_sha256(split: Split) -> str:
-    """Name a split's list of images and labels by a hash, hexadecimal; another order is another list."""
-    lines = "\n".join(f"{path}\t{label}" for path, label in zip(split.paths, split.labels, strict=True))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def load_descriptors(path: str | Path, *, mapped: bool = False) -> NDArray[np.float32]:

@@ -70,10 +70,10 @@ def find_finished(split: Split, out: Path, recipe: Mapping[str, Any], on_error: 
     if out.is_file():
         raise ValueError(f"{out} is a file: name a folder for the descriptors, a new one or one to resume")
     finished = out / "descriptors.npy"
-    _refuse_another_recipe(out, recipe, split, finished=finished.exists())
+    _check_another_recipe(out, recipe, split, finished=finished.exists())
     if not finished.exists():
         return None
-    _refuse_skipped(load_recipe(finished).get("skipped", []), split, on_error)
+    _check_skipped(load_recipe(finished).get("skipped", []), split, on_error)
     _sweep(out)
     return finished
 
@@ -140,7 +140,7 @@ def _join(plan: Plan, finished: Path, on_error: str) -> None:
     for shard, rows in plan.shards.items():
         described[rows] = ~np.isnan(_read_shard(plan.file(shard), len(rows), dim)[:, 0])
     skipped = [str(path) for path in split.paths[~described]]
-    _refuse_skipped(skipped, split, on_error)
+    _check_skipped(skipped, split, on_error)
     if not described.any():
         raise ValueError(f"none of the {len(split)} images of {split.root} can be read: nothing to describe")
     with replacing(plan.out / "labels.npy") as file:
@@ -210,7 +210,7 @@ def _read_shard(path: Path, n: int, dim: int) -> NDArray[np.float32]:
     return array
 
 
-def _refuse_another_recipe(out: Path, recipe: Mapping[str, Any], split: Split, *, finished: bool) -> None:
+def _check_another_recipe(out: Path, recipe: Mapping[str, Any], split: Split, *, finished: bool) -> None:
     lying = list(out.iterdir()) if out.is_dir() else []  # before the recipe, which another rank may just be writing
     if not (out / "recipe.json").exists():
         # A run that was killed at its first step left a temporary recipe; shards without a recipe could be anyone's.
@@ -232,7 +232,7 @@ def _refuse_another_recipe(out: Path, recipe: Mapping[str, Any], split: Split, *
                 raise ValueError(f"{changed}: delete that folder to extract again, or bring the image back")
 
 
-def _refuse_skipped(skipped: list[str], split: Split, on_error: str) -> None:
+def _check_skipped(skipped: list[str], split: Split, on_error: str) -> None:
     if skipped and on_error == "raise":
         raise OSError(
             f"{len(skipped)} images were skipped before, the first {split.root / skipped[0]}: "

@@ -7,14 +7,13 @@ leaves out is said in the collection's `notes`; what it can't mend is a BadLabel
 
 from __future__ import annotations
 
-import argparse
 import csv
 import difflib
+import hashlib
 import io
 import json
 import os
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -126,6 +125,14 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def sha256(self) -> str:
+        """Images, splits, classes and labels named by a hash, hexadecimal: by this, runs know what they learned."""
+        parts = [*self.paths, *self.splits]
+        for name in self.attributes:
+            parts += [name, *self.classes[name], *map(str, self.labels[name].tolist())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -654,7 +661,7 @@ def stratify(collection: Labelled, by: str, shares: Mapping[str, float] = SHARES
     if {*shares} - {*SPLITS} or not all(share > 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-9:
         raise ValueError(f"shares {dict(shares)}: expected positive ones of {', '.join(SPLITS)} that sum to 1")
     ordered = {name: shares[name] for name in SPLITS if name in shares}
-    splits, notes = _deal(collection, by, np.arange(len(collection)), ordered, next(iter(ordered)), seed)
+    splits, notes = _assign_groups(collection, by, np.arange(len(collection)), ordered, next(iter(ordered)), seed)
     told = ", ".join(f"{name} {share:g}" for name, share in ordered.items())
     made = f"splits made anew, stratified by {by} ({told}; seed {seed})"
     return replace(collection, splits=splits, notes=(*collection.notes, made, *notes))
@@ -676,12 +683,12 @@ def hold_out(
     if not len(rows):
         raise ValueError(f"{collection.name} has no images in {of or 'none'}: there is nothing to hold out")
     splits = collection.splits.copy()
-    splits[rows], notes = _deal(collection, by, rows, {of: 1 - share, split: share}, of, seed)
+    splits[rows], notes = _assign_groups(collection, by, rows, {of: 1 - share, split: share}, of, seed)
     made = f"{share:g} of {of} held out as {split}, stratified by {by} (seed {seed})"
     return replace(collection, splits=splits, notes=(*collection.notes, made, *notes))
 
 
-def make_ready(collection: Labelled, by: str | None = None, share: float = 0.15, seed: int = 0) -> Labelled:
+def prepare_splits(collection: Labelled, by: str | None = None, share: float = 0.15, seed: int = 0) -> Labelled:
     """Give a collection what a fair measurement needs: train, val and test, and no image in two of them.
 
     A collection without splits is stratified by attribute `by` (the first, if none is named). Of one that comes with
@@ -702,7 +709,7 @@ def make_ready(collection: Labelled, by: str | None = None, share: float = 0.15,
     return drop_shared(collection)
 
 
-def _deal(
+def _assign_groups(
     collection: Labelled, by: str, rows: NDArray[np.int64], shares: Mapping[str, float], home: str, seed: int
 ) -> tuple[NDArray[np.str_], list[str]]:
     """New splits (n,) of n rows, and notes; a class of a single group goes `home`."""
@@ -874,41 +881,3 @@ def verify(collection: Labelled, workers: int = 8) -> list[dataset.Problem]:
     sources = {collection.file(i): source for i, source in enumerate(collection.sources)}
     problems = dataset.verify_files(sources, workers)
     return [dataset.Problem(problem.path, f"{problem.reason} ({sources[problem.path]})") for problem in problems]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line: say what is in a labelled collection, and what is wrong with it."""
-    parser = argparse.ArgumentParser(prog="python -m metlib.attributes", description="A labelled collection, checked.")
-    parser.add_argument("root", metavar="FOLDER")
-    parser.add_argument("--attributes", nargs="+", metavar="NAME", help="these only (default: the form's own)")
-    parser.add_argument("--skip-missing", action="store_true", help="leave rows out whose image isn't there")
-    parser.add_argument("--verify", action="store_true", help="decode every image, and name those that can't be used")
-    chosen = parser.parse_args(arguments)
-    options = {"attributes": chosen.attributes} if chosen.attributes else {}
-    options |= {"on_missing": "skip"} if chosen.skip_missing else {}
-    try:
-        collection = read(chosen.root, **options)
-        missing, shared = find_missing_classes(collection), find_shared(collection)
-        problems = verify(collection) if chosen.verify else []
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    used = {split: len(collection.rows(split)) for split in (*SPLITS, "")}
-    told = ", ".join(f"{n:,} in {split or 'no split'}" for split, n in used.items() if n)
-    print(f"{collection.name}: {len(collection):,} images, {told}")
-    for note in collection.notes:
-        print(f"note: {note}")
-    print(summarise(collection).to_string(index=False))
-    for title, table in (("classes missing from a split", missing), ("identical images in two splits", shared)):
-        print(f"{title}: {len(table) or 'none'}")
-        if len(table):
-            print(table.to_string(index=False))
-    for problem in problems:
-        print(f"{problem.reason}\t{problem.path}")
-    if chosen.verify:
-        print(f"{len(collection):,} images, {len(problems)} unusable")
-    return 1 if problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,7 +7,6 @@ this method: with the trunk frozen, fine-tuned or from scratch.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -24,10 +23,9 @@ from torch.nn import functional as F
 
 from metlib import extract
 from metlib.backbone import Embedder
-from metlib.common.files import digest, replacing
+from metlib.common.files import replacing, short_hash
 from metlib.common.vectors import as_rows
 from metlib.dataset import Museum, Split
-from metlib.descriptors import list_sha256
 from metlib.extract import Reader
 from metlib.labelled import UNKNOWN, Labelled
 from metlib.train.loop import Method, Plan, Settings, fit
@@ -236,8 +234,8 @@ def describe_split(
     """
     ways = "-".join(["pixels", re.sub(r"[^a-z0-9]+", "-", reader.name), *(f"{scale:.3g}" for scale in scales)])
     # By its identity too: runs that froze the trunk share their weights.
-    network = f"{embedder.name}-{embedder.weights_sha256()[:8]}-{digest(embedder.identity)}"
-    folder = Path(work_dir, f"{images.root.resolve().parent.name}-{list_sha256(images)[:8]}", network, ways)
+    network = f"{embedder.name}-{embedder.weights_sha256()[:8]}-{short_hash(embedder.identity)}"
+    folder = Path(work_dir, f"{images.root.resolve().parent.name}-{images.sha256[:8]}", network, ways)
     return extract.load_descriptors(
         extract.extract(images, embedder, folder, scales=scales, reader=reader, label=label)
     )
@@ -258,7 +256,7 @@ def train(
     `reader` gives pixels (`cache.build`); without it files are decoded again each epoch, at their native size. With
     `frozen` the heads alone learn. The best epoch is that of the largest mean val accuracy over attributes; its heads
     lie beside the checkpoint (`load_heads`), and the history has `val_loss` and each attribute's accuracy. Test images
-    are never looked at; whether they were learned under another name is asked by `transfer.run`, not here.
+    are never looked at; whether they were learned under another name is asked by `transfer.run_regime`, not here.
     Raises ValueError for a collection without splits, a smoothing outside [0, 1), a batch computed in parts where
     labels are missing (each part would weigh its own), and as `loop.fit` does.
     """
@@ -281,7 +279,7 @@ def name_run(
     collection: Labelled, embedder: Embedder, settings: Settings, *, frozen: bool = False, smoothing: float = SMOOTHING
 ) -> str:
     """Name a folder for a run of `train`, so that the same run finds it again."""
-    told = digest(_about(collection, frozen, smoothing))
+    told = short_hash(_about(collection, frozen, smoothing))
     regime = "frozen" if frozen else "trained"
     return name_run_of(as_museum(collection), embedder, settings, method="multitask", regime=regime, told=told)
 
@@ -290,15 +288,7 @@ def _about(collection: Labelled, frozen: bool, smoothing: float) -> dict[str, An
     return {
         "method": "multitask",
         "attributes": list(collection.attributes),
-        "labels": labels_sha256(collection),
+        "labels": collection.sha256[:8],
         "frozen": frozen,
         "smoothing": smoothing,
     }
-
-
-def labels_sha256(collection: Labelled) -> str:
-    """Hash images, splits, classes and labels, eight hexadecimal digits: by this, runs know what they were told."""
-    parts = [*collection.paths, *collection.splits]
-    for name in collection.attributes:
-        parts += [name, *collection.classes[name], *map(str, collection.labels[name].tolist())]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

@@ -5,16 +5,12 @@ at most and the same patience, the best epoch chosen on val and judged once on t
 starts (art-to-art spent as much on the other collection before) and whether it learns. Seeds are averaged. A linear
 probe, logistic regression on frozen descriptors at the three scales, stands beside them; they see a single scale.
 Source of the regimes: Sabatelli, Kestemont, Daelemans, Geurts, ECCV Workshops 2018.
-
-    python -m metlib.train.transfer data/paintings R50IN --regimes probe fine-tuned --ledger figures/attributes.csv
 """
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,13 +24,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from metlib import backbone, labelled, metrics
-from metlib.analysis import results
 from metlib.backbone import Embedder
-from metlib.common.files import digest
+from metlib.common.files import short_hash
 from metlib.extract import SCALES, Reader
 from metlib.labelled import UNKNOWN, Labelled
 from metlib.labelled.cache import build as build_cache
-from metlib.labelled.multitask import SMOOTHING, Heads, describe, labels_sha256, load_heads, name_run
+from metlib.labelled.multitask import SMOOTHING, Heads, describe, load_heads, name_run
 from metlib.labelled.multitask import train as train_multitask
 from metlib.train.loop import Settings, history
 
@@ -131,7 +126,7 @@ def from_scratch(embedder: Embedder, seed: int) -> Embedder:
     return backbone.build(recipe, f"{embedder.name}-scratch")
 
 
-def run(
+def run_regime(
     collection: Labelled,
     embedder: Embedder,
     work_dir: str | Path,
@@ -158,7 +153,7 @@ def run(
     if regime == "art-to-art" and other is None:
         raise ValueError("art-to-art needs another collection to learn first: give other=")
     other = other if regime == "art-to-art" else None  # the other regimes don't learn it
-    refuse_shared(collection, other)
+    check_shared(collection, other)
     reader = read_cached(collection, work_dir, settings.size)
     test = collection.rows("test")
     if regime == "probe":
@@ -195,7 +190,7 @@ def read_cached(collection: Labelled, work_dir: str | Path, size: int) -> Reader
     return build_cache(collection.images, work_dir, size, sources=collection.sources.tolist())
 
 
-def refuse_shared(collection: Labelled, other: Labelled | None = None) -> None:
+def check_shared(collection: Labelled, other: Labelled | None = None) -> None:
     """Raise ValueError where an image that is judged was learned: in train under another name, or in `other`."""
     shared = labelled.find_shared(collection)
     if len(shared):
@@ -242,7 +237,7 @@ def score(collection: Labelled, outcomes: Iterable[Outcome], seed: int = 0) -> p
     return pd.DataFrame(rows).sort_values("attribute", kind="stable", ignore_index=True)
 
 
-def ledger_rows(
+def result_rows(
     collection: Labelled,
     scores: pd.DataFrame,
     embedder: Embedder,
@@ -258,7 +253,7 @@ def ledger_rows(
     """
     train, weights = collection.rows("train"), embedder.weights_sha256()[:8]
     together = f", {' + '.join(collection.attributes)} in one" if len(collection.attributes) > 1 else ""
-    source = f" from {other.name} {labels_sha256(other)}" if other is not None else ""
+    source = f" from {other.name} {other.sha256[:8]}" if other is not None else ""
     told = {name: value for name, value in settings.lasting.items() if name != "seed"}
     rows = []
     for row in scores.to_dict("records"):
@@ -269,7 +264,7 @@ def ledger_rows(
             {
                 "date": date or datetime.date.today().isoformat(),
                 "collection": collection.name,
-                "labels": labels_sha256(collection.select(name)),
+                "labels": collection.select(name).sha256[:8],
                 "attribute": name,
                 "classes": len(collection.classes[name]),
                 "train": int((collection.labels[name][train] != UNKNOWN).sum()),
@@ -279,7 +274,7 @@ def ledger_rows(
                 "method": method + ("" if probe else together),
                 "pixels": settings.size,
                 "epochs": 0 if probe else settings.epochs,
-                "settings": "" if probe else digest(told),
+                "settings": "" if probe else short_hash(told),
                 "seeds": int(row["seeds"]),
                 **{
                     key: 100 * row[key] for key in ("accuracy", "accuracy_low", "accuracy_high", "seed_std", "majority")
@@ -288,54 +283,3 @@ def ledger_rows(
             }
         )
     return rows
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run regimes on a collection and print the table; 2 where something asked for can't be done."""
-    parser = argparse.ArgumentParser(
-        prog="python -m metlib.train.transfer",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("collection", help="a labelled collection, in one of the forms of metlib.attributes")
-    parser.add_argument("backbone", help="a recipe, timm name or checkpoint to start from")
-    parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=["probe", "fine-tuned"])
-    parser.add_argument("--attributes", nargs="+", help="default: those of the form")
-    parser.add_argument("--together", action="store_true", help="one network for all attributes, not one for each")
-    parser.add_argument("--other", help="the collection that art-to-art learns first")
-    parser.add_argument("--seeds", type=int, default=3, help="training runs to average (default: 3)")
-    parser.add_argument("--work", default="work", help="folder for pixels, runs and descriptors (default: work)")
-    parser.add_argument("--ledger", help="a ledger of labelled collections to write the rows into")
-    for name in ("size", "epochs", "batch", "lr", "head_lr"):
-        value = getattr(BUDGET, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default: {value}")
-    chosen = parser.parse_args(arguments)
-    given = {name: getattr(chosen, name) for name in ("size", "epochs", "batch", "lr", "head_lr")}
-    try:
-        if "art-to-art" in chosen.regimes and not chosen.other:
-            raise ValueError("art-to-art needs another collection to learn first: name it with --other")
-        settings = replace(BUDGET, **given)
-        options = {"attributes": chosen.attributes} if chosen.attributes else {}
-        whole = labelled.make_ready(labelled.read(chosen.collection, **options))
-        other = labelled.make_ready(labelled.read(chosen.other)) if chosen.other else None
-        print("\n".join(whole.notes))
-        embedder = backbone.load(chosen.backbone)
-        parts = [whole] if chosen.together else [whole.select(name) for name in whole.attributes]
-        for part in parts:
-            outcomes = [
-                run(part, embedder, chosen.work, regime, settings=settings, seeds=range(chosen.seeds), other=other)
-                for regime in chosen.regimes
-            ]
-            scores = score(part, outcomes)
-            print(scores.round(3).to_string(index=False), flush=True)
-            if chosen.ledger:
-                rows = ledger_rows(part, scores, embedder, settings, other=other)
-                results.append(chosen.ledger, rows, results.ATTRIBUTES)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}".replace("\n", " "), file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -32,7 +32,7 @@ PATHS = ("data_root", "work_dir", "figures_dir")
 
 
 @dataclass(frozen=True)
-class Ran:
+class ExecutedNotebook:
     """A notebook that ran to its end: `stem` NN_slug, the executed notebook, the seconds it took."""
 
     stem: str
@@ -106,7 +106,7 @@ def percent(row: dict[str, str], metric: str) -> tuple[str, str]:
     return "" if isnan(value) else f"{value:.1f}", "" if isnan(low + high) else f"{low:.1f}–{high:.1f}"
 
 
-def as_text(scores: Sequence[dict[str, str]]) -> str:
+def format_scores(scores: Sequence[dict[str, str]]) -> str:
     """The table of scores for a terminal: percentages with their intervals, tuned-on-itself rows marked."""
     if not scores:
         return "(no table of scores: notebook 00 was not run, or saved none)"
@@ -129,7 +129,7 @@ def _scores_of(row: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def write_pages(
-    ran: Sequence[Ran], folder: Path, museum: Museum, backbone: str, scores: Sequence[dict[str, str]]
+    ran: Sequence[ExecutedNotebook], folder: Path, museum: Museum, backbone: str, scores: Sequence[dict[str, str]]
 ) -> Path:
     """Write one HTML page a notebook, and `index.html`, which is returned; no page needs a network."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
@@ -195,7 +195,7 @@ def _for_a_page(notebook: NotebookNode) -> NotebookNode:
 # --- the figures' own list ---
 
 
-def write_figures_readme(ran: Sequence[Ran], folder: Path) -> Path | None:
+def write_figures_readme(ran: Sequence[ExecutedNotebook], folder: Path) -> Path | None:
     """Write README.md beside the pictures: which notebook, parameters and data made each; None without one.
 
     Alt text and the stamp of the data are read from the PNG files themselves, so the list can't drift.

@@ -2,12 +2,11 @@
 
 Notebooks run in order through papermill, each in a fresh kernel, with `notebooks/` as their working folder.
 papermill lets two things pass that are refused here: a parameter that a notebook doesn't know, and a notebook
-that ends early with status 0. The setup cell and the Colab badges are rendered here as well (`--stamp`).
+that ends early with status 0. The setup cell and the Colab badges are rendered here as well (`stamp`).
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
 import difflib
 import json
@@ -66,11 +65,13 @@ data_root = synthetic.find_or_paint(data_root, seed)  # as given, on Colab's dis
 
 
 class Refused(ValueError):
-    """A wish that can't be met, found before the first notebook runs."""
+    """Something asked for that can't be done, found before the first notebook runs."""
 
 
 class NotebookFailed(RuntimeError):
     """A notebook that didn't run to its end: which, at which cell, and why."""
+
+    exit_status = 1  # of the command
 
 
 # --- what a notebook says about itself ---
@@ -81,7 +82,7 @@ def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
 
 
-def parameters(notebook: NotebookNode) -> dict[str, Any]:
+def read_parameters(notebook: NotebookNode) -> dict[str, Any]:
     """Names and defaults in the one cell tagged `parameters`; ValueError unless it holds plain literals."""
     cells = tagged(notebook, "parameters")
     if len(cells) != 1:
@@ -100,19 +101,19 @@ def choose(folder: Path, only: Sequence[str] = ()) -> list[Path]:
     if not found:
         raise Refused(f"no notebooks NN_*.ipynb in {folder}: use a checkout, or --notebooks FOLDER")
     names = {path: {path.stem, path.name, path.stem[:2]} for path in found}
-    for wish in only:
-        if not any(wish in own for own in names.values()):
-            raise Refused(f"--only {wish}: expected one of {', '.join(path.stem for path in found)}")
+    for name in only:
+        if not any(name in own for own in names.values()):
+            raise Refused(f"--only {name}: expected one of {', '.join(path.stem for path in found)}")
     return [path for path in found if not only or names[path] & set(only)]
 
 
 def assign(
-    known: Mapping[str, Mapping[str, Any]], common: Mapping[str, Any], wishes: Sequence[tuple[str, str]] = ()
+    known: Mapping[str, Mapping[str, Any]], common: Mapping[str, Any], overrides: Sequence[str] = ()
 ) -> dict[str, dict[str, Any]]:
-    """Give every notebook its parameters: all `common` ones, and of the wishes (name, text) those it knows.
+    """Give every notebook its parameters: all `common` ones, and of the overrides ("NAME=VALUE") those it knows.
 
-    `known` holds the defaults of each notebook; a wish's text is read as a JSON or Python literal of the
-    default's type. Raises Refused for a name that no notebook knows, and for a value of another type.
+    `known` holds the defaults of each notebook; a value is read as a JSON or Python literal of the default's
+    type. Raises Refused for a name that no notebook knows, and for a value of another type.
     """
     names = sorted({name for defaults in known.values() for name in defaults})
     given: dict[str, dict[str, Any]] = {}
@@ -120,7 +121,10 @@ def assign(
         if missing := [name for name in common if name not in defaults]:
             raise Refused(f"{notebook} lacks parameters: {', '.join(missing)}; all need {', '.join(COMMON)}")
         given[notebook] = dict(common)
-    for name, text in wishes:
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise Refused(f"-p {override}: expected NAME=VALUE, such as -p seed=1")
         if name in common:
             raise Refused(f"-p {name}: this one has an option of its own, see --help")
         if name not in names:
@@ -147,9 +151,9 @@ def _read(name: str, text: str, default: Any) -> Any:
     if isinstance(default, tuple) and isinstance(value, list):
         value = tuple(value)
     if default is None and isinstance(value, str):
-        raise Refused(f"-p {name} {text}: expected a number, a list or None")
+        raise Refused(f"-p {name}={text}: expected a number, a list or None")
     if default is not None and value is not None and type(value) is not type(default):
-        raise Refused(f"-p {name} {text}: expected {type(default).__name__}, such as {default!r}")
+        raise Refused(f"-p {name}={text}: expected {type(default).__name__}, such as {default!r}")
     return value
 
 
@@ -212,7 +216,7 @@ class _Engine(NBClientEngine):  # type: ignore[misc]
 papermill_engines.register("metlib", _Engine)
 
 
-def run(
+def execute(
     path: Path,
     out: Path,
     values: Mapping[str, Any],
@@ -220,7 +224,7 @@ def run(
     kernel: str = KERNEL,
     timeout: int | None = None,
     head: str = "",
-) -> report.Ran:
+) -> report.ExecutedNotebook:
     """Run one notebook with these parameters and write the executed copy to `out`, whatever comes of it.
 
     `timeout`: seconds for one cell. Raises NotebookFailed, which names notebook and cell, for a cell that
@@ -289,7 +293,7 @@ def run(
             raise failed("did not run")
     seconds = time.monotonic() - start
     line.end(f"{seconds:.0f} s")
-    return report.Ran(path.stem, executed, seconds)
+    return report.ExecutedNotebook(path.stem, executed, seconds)
 
 
 def _is_code(cell: NotebookNode) -> bool:
@@ -376,7 +380,7 @@ def stamped(path: Path) -> str:
     return str(nbformat.writes(notebook)).rstrip("\n") + "\n"
 
 
-def stamp(folder: Path) -> list[Path]:
+def stamp(folder: Path = ROOT / "notebooks") -> list[Path]:
     """Bring the notebooks of a folder, and the README beside it, up to date; returns what changed."""
     texts = {path: stamped(path) for path in choose(folder)}
     readme = folder.parent / "README.md"
@@ -389,10 +393,10 @@ def stamp(folder: Path) -> list[Path]:
     return changed
 
 
-# --- the command line ---
+# --- the course ---
 
 
-def paint(seed: int) -> Path:
+def paint_default(seed: int) -> Path:
     """The default museum of this seed, painted where it isn't there yet."""
     root = ROOT / "data" / ("synthetic" if seed == 0 else f"synthetic-{seed}")
     line = None if root.exists() else _Line("painting the museum")
@@ -416,85 +420,64 @@ def _backbone(name: str) -> str:
     return name
 
 
-def course(options: argparse.Namespace) -> Path:
-    """Run the chosen notebooks and write the report; returns its first page. Prints the table of scores."""
-    paths = choose(options.notebooks, options.only)
+def course(
+    *,
+    data: Path | None = None,
+    backbone: str = "embedded",
+    database: str = "full",
+    work: Path = ROOT / "work",
+    reports: Path = ROOT / "reports",
+    figures: Path | None = None,
+    only: Sequence[str] = (),
+    parameters: Sequence[str] = (),
+    seed: int = 0,
+    timeout: int | None = None,
+    notebooks: Path = ROOT / "notebooks",
+) -> Path:
+    """Run the chosen notebooks and write the report; give its first page. Prints the table of scores.
+
+    `data` is a museum (None: the default one, painted where it isn't there), `only` names notebooks ("02", or in
+    full), `parameters` are "NAME=VALUE" for the notebooks that have them, `timeout` counts seconds for one cell.
+    Pictures and tables go to `figures`: by default to the project's own for the default run, else into `reports`.
+    Raises Refused for what can't be done, before the first notebook runs, and NotebookFailed.
+    """
+    notebooks = notebooks.resolve()
+    paths = choose(notebooks, only)
     try:
-        known = {path.name: parameters(nbformat.read(path, as_version=4)) for path in paths}
+        known = {path.name: read_parameters(nbformat.read(path, as_version=4)) for path in paths}
     except (ValueError, SyntaxError) as error:
-        raise Refused(f"a notebook in {options.notebooks} can't be read: {error}") from None
+        raise Refused(f"a notebook in {notebooks} can't be read: {error}") from None
     committed = (ROOT / "figures").resolve()  # its pictures are in git: only the default run may write there
-    wished = (options.data, options.backbone, options.database, options.seed, options.parameter)
-    default = wished == (None, "embedded", "full", 0, [])
-    reports = options.reports.resolve()
-    figures = (options.figures or (committed if default else reports / "figures")).resolve()
+    default = (data, backbone, database, seed, list(parameters)) == (None, "embedded", "full", 0, [])
+    reports = reports.resolve()
+    figures = (figures or (committed if default else reports / "figures")).resolve()
     if figures == committed and not default:
         raise Refused(f"--figures {figures} holds the pictures of the default run alone; name another folder")
-    values = {
+    values: dict[str, Any] = {
         "data_root": "",
-        "backbone": _backbone(options.backbone),
-        "database": options.database,
-        "work_dir": str(options.work.resolve()),
+        "backbone": _backbone(backbone),
+        "database": database,
+        "work_dir": str(work.resolve()),
         "figures_dir": str(figures),
-        "seed": options.seed,
+        "seed": seed,
     }
-    assign(known, values, options.parameter)  # before the museum is painted
+    assign(known, values, parameters)  # before the museum is painted
     try:
-        root = paint(options.seed) if options.data is None else dataset.find(options.data)
-        museum = dataset.load(root, options.database)
+        root = paint_default(seed) if data is None else dataset.find(data)
+        museum = dataset.load(root, database)
     except (OSError, ValueError) as error:
         raise Refused(str(error)) from None
     values["data_root"] = str(museum.root.resolve())
-    given = assign(known, values, options.parameter)
+    given = assign(known, values, parameters)
 
     index = reports / "index.html"
     index.unlink(missing_ok=True)  # a run that fails leaves no page of an earlier one behind
-    ran = []
+    executed = []
     for number, path in enumerate(paths, start=1):
         head = f"[{number}/{len(paths)}] {path.stem}"
-        out = reports / path.name
-        ran.append(run(path, out, given[path.name], timeout=options.timeout, head=head))
-    scores = report.read_scores(figures) if any(one.number == "00" for one in ran) else []
-    report.write_pages(ran, reports, museum, values["backbone"], scores)
-    report.write_figures_readme(ran, figures)
-    print(report.as_text(scores))
+        executed.append(execute(path, reports / path.name, given[path.name], timeout=timeout, head=head))
+    scores = report.read_scores(figures) if any(one.number == "00" for one in executed) else []
+    report.write_pages(executed, reports, museum, values["backbone"], scores)
+    report.write_figures_readme(executed, figures)
+    print(report.format_scores(scores))
     return index
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 when all is well, 1 when a notebook failed, 2 for a wish that can't be met."""
-    parser = argparse.ArgumentParser(prog="python -m metlib.notebooks", description=__doc__)
-    option = parser.add_argument
-    option("--data", type=Path, help="a museum in the Met layout (default: one painted by code)")
-    option("--backbone", default="embedded", help="recipe, timm name or checkpoint (default: embedded)")
-    option("--database", default="full", choices=list(dataset.DATABASES), help="default: full")
-    option("--work", type=Path, default=ROOT / "work", help="descriptors, kept between runs (default: work)")
-    option("--reports", type=Path, default=ROOT / "reports", help="notebooks and pages (default: reports)")
-    option("--figures", type=Path, help="default: figures for the default run, else REPORTS/figures")
-    option("--only", nargs="+", default=[], metavar="NN", help="these notebooks only")
-    option("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    option("--seed", type=int, default=0, help="of the museum, and of what notebooks draw (default: 0)")
-    option("--timeout", type=int, help="seconds for one cell (default: none)")
-    option("--notebooks", type=Path, default=ROOT / "notebooks", help="the folder of the notebooks")
-    option("--paint", action="store_true", help="paint the synthetic museum, nothing else")
-    option("--stamp", action="store_true", help="renew setup cells and badges and strip outputs, nothing else")
-    options = parser.parse_args(arguments)
-    options.notebooks = options.notebooks.resolve()
-    try:
-        if options.stamp:
-            print("\n".join(f"stamped {path}" for path in stamp(options.notebooks)) or "nothing to stamp")
-        elif options.paint:
-            print(f"museum: {paint(options.seed)}")
-        else:
-            print(f"report: {course(options)}")
-    except (Refused, NotebookFailed, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, Refused) else 1
-    except KeyboardInterrupt:
-        print("\ninterrupted; finished extractions are kept", file=sys.stderr)
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -23,27 +23,3 @@ from metlib.plots.charts import (
     spectrum,
     style,
 )
-
-__all__ = [
-    "COLOURS",
-    "CYCLE",
-    "Case",
-    "class_counts",
-    "confusion",
-    "gallery",
-    "heatmap",
-    "histogram_counts",
-    "long_tail",
-    "pairs",
-    "pooling",
-    "precision_recall",
-    "publish",
-    "reliability",
-    "scatter",
-    "score_bars",
-    "score_lines",
-    "sheet",
-    "similarity_histogram",
-    "spectrum",
-    "style",
-]

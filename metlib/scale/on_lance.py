@@ -51,7 +51,7 @@ def write_table(descriptors: ArrayLike | str | Path, folder: str | Path) -> Path
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= {f"{_TABLE}.lance"}):
         raise FileExistsError(f"{folder} holds something else than a table of descriptors: name another folder")
     for start, block in _parts(rows):  # first, since LanceDB would hide these errors within its own
-        _refuse_not_unit(block, f"descriptors[{start}:{start + len(block)}]")
+        _check_not_unit(block, f"descriptors[{start}:{start + len(block)}]")
     vector = pa.list_(pa.float32(), rows.shape[1])
     schema = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("vector", vector, nullable=False)])
 
@@ -256,7 +256,7 @@ def _parts(rows: NDArray[np.floating]) -> Iterator[tuple[int, NDArray[np.floatin
         yield start, rows[start : start + step]
 
 
-def _refuse_not_unit(block: NDArray[np.floating], name: str) -> None:
+def _check_not_unit(block: NDArray[np.floating], name: str) -> None:
     norms = np.linalg.norm(as_rows(block, name), axis=1)
     far = np.flatnonzero(np.abs(norms - 1) > 1e-3)
     if len(far):

@@ -4,18 +4,15 @@ A row of the dataset is a shard: a worker reads its images and describes them as
 worker that was killed again and gives it the same shard. Ray's own `read_images` isn't used: it leaves a photograph on
 its side (EXIF) and reads 16-bit grey in another way, which would be other descriptors.
 
-From a shell: `python -m metlib.scale.on_ray MUSEUM BACKBONE --workers 8 --gpus 1 --address auto`. Every node needs
+From a shell: `metlib extract MUSEUM BACKBONE --ray --workers 8 --gpus 1 --address auto`. Every node needs
 metlib, of the same version, and the images: in a folder that all nodes share, or at an address that Ray reads.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import importlib
 import logging
 import os
-import sys
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +26,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from metlib import backbone, dataset
 from metlib import extract as local
 from metlib.backbone import Embedder
 from metlib.common.progress import track
-from metlib.dataset import Split
+from metlib.dataset import Museum, Split
 from metlib.descriptors import shards, split_folder
 
 try:
@@ -82,14 +78,14 @@ def extract(
     Raises ValueError where no node of the cluster has those cores or GPUs, RuntimeError for a shard that ended its
     worker three times, and where Ray itself fails.
     """
-    local.refuse_bad_options(on_error, batch_size=batch_size, shard_size=shard_size, workers=workers, cpus=cpus)
+    local.check_options(on_error, batch_size=batch_size, shard_size=shard_size, workers=workers, cpus=cpus)
     if not gpus >= 0:
         raise ValueError(f"gpus must be 0 or more, got {gpus!r}")
     split, out = _at(split, images), Path(out)
     recipe = local.make_recipe(split, embedder, scales, precision)
     if finished := shards.find_finished(split, out, recipe, on_error):
         return finished
-    looked = replace(split, most=_HEAD) if isinstance(split, _Elsewhere) else split
+    looked = replace(split, most=_HEAD) if isinstance(split, _RemoteSplit) else split
     lookers = 4 if looked is split else _LOOKING
     plan = shards.plan(looked, out, recipe, shard_size=shard_size, workers=lookers, label=label)
     pending = dict(plan.pending())
@@ -127,8 +123,8 @@ def _describe_on_ray(
 ) -> Generator[tuple[str, NDArray[np.float32]]]:
     """Describe shards, given with their rows; they come in any order, each as (n, D)."""
     with _connected(address), ExitStack() as afterwards:
-        _refuse_small_nodes(cpus, gpus)
-        begun: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Begun).remote()
+        _check_small_nodes(cpus, gpus)
+        begun: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_AttemptCounter).remote()
         afterwards.callback(ray.kill, begun)
         rows = [{"shard": shard, "rows": rows.tolist()} for shard, rows in pending.items()]
         data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
@@ -174,7 +170,7 @@ def _explained(results: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         raise RuntimeError(f"Ray failed: {reason}. What is finished is kept: look above, then run again") from error
 
 
-def _refuse_small_nodes(cpus: int, gpus: float) -> None:
+def _check_small_nodes(cpus: int, gpus: float) -> None:
     """Raise ValueError where no node could ever hold a worker: Ray would wait for one."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     kind, wanted = ("GPU", gpus) if gpus else ("CPU", cpus)
@@ -211,9 +207,9 @@ class _Worker:
     def describe(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Describe images: (n, D), NaN where one was skipped."""
         files = [self.split.file(i) for i in rows]
-        return local.describe_images(
+        return local.embed_images(
             self.ready,
-            _refuse_unreachable(local.decode_ahead(files, self.pool, 4 * self.threads)),
+            _check_unreachable(local.decode_ahead(files, self.pool, 4 * self.threads)),
             files,
             device=self.device,
             scales=self.scales,
@@ -223,7 +219,7 @@ class _Worker:
         )
 
 
-class _Begun:
+class _AttemptCounter:
     """Counts how often each shard was begun, beyond the life of workers."""
 
     def __init__(self) -> None:
@@ -273,11 +269,11 @@ def _at(split: Split, images: str | None) -> Split:
             files, base = fs.FileSystem.from_uri(f"fsspec+{images}")
         except (ValueError, ImportError) as error:
             raise ValueError(f"images {images!r}: {error}. Expected a folder, or an address that Ray reads") from error
-    return _Elsewhere(split.paths, split.labels, Path(images), files, base, images)
+    return _RemoteSplit(split.paths, split.labels, Path(images), files, base, images)
 
 
 @dataclass(frozen=True, eq=False)
-class _Elsewhere(Split):
+class _RemoteSplit(Split):
     """A split with its images at `base` of a pyarrow file system, `address` for messages; `most` bytes of each."""
 
     files: Any = None
@@ -325,7 +321,7 @@ class _File:
             raise _Unreachable(f"{self.address}: {error}") from error
 
 
-def _refuse_unreachable(images: Iterable[NDArray[np.uint8] | OSError]) -> Iterator[NDArray[np.uint8] | OSError]:
+def _check_unreachable(images: Iterable[NDArray[np.uint8] | OSError]) -> Iterator[NDArray[np.uint8] | OSError]:
     """Raise RuntimeError where the file system, and not the image, is to blame: nothing may be skipped for that."""
     for image in images:
         if isinstance(image, OSError) and isinstance(image.__cause__, _Unreachable):
@@ -333,33 +329,14 @@ def _refuse_unreachable(images: Iterable[NDArray[np.uint8] | OSError]) -> Iterat
         yield image
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Describe a museum on Ray, into the folders of `python -m metlib.extract`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m metlib.scale.on_ray", description="Describe all images of a museum on a Ray cluster."
-    )
-    local.add_arguments(parser)
-    parser.add_argument("--address", help="of the cluster, such as auto (default: one that is here, or a new one)")
-    parser.add_argument("--images", help="address of the images, such as s3://... (default: those of the museum)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that describe, at most (default: 2)")
-    parser.add_argument("--cpus", type=int, default=1, help="cores of a worker (default: 1)")
-    parser.add_argument("--gpus", type=float, default=0, help="GPUs of a worker, such as 1 or 0.5 (default: 0)")
-    chosen = vars(parser.parse_args(arguments))
-    try:
-        museum = dataset.load(dataset.find(chosen.pop("museum")), chosen.pop("database"))
-        embedder = backbone.load(chosen.pop("backbone"))
-        folder = local.name_folder(museum, embedder, chosen.pop("work"), chosen["scales"], chosen["precision"])
-        folders = [(split, split_folder(folder, split, name), name) for split, name in museum.splits()]
-        finished = all((out / "descriptors.npy").exists() for _, out, _ in folders)
-        with nullcontext() if finished else _connected(chosen["address"]):  # once for all three
-            for split, out, name in folders:
-                print(f"{name}: {extract(split, embedder, out, label=name, **chosen)}", flush=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    # By its name: Ray couldn't find in its workers what is in `__main__`.
-    sys.exit(importlib.import_module("metlib.scale.on_ray").main())
+def extract_museum(
+    museum: Museum, embedder: Embedder, work_dir: str | Path, *, address: str | None = None, **options: Any
+) -> Iterator[tuple[str, Path]]:
+    """Describe the splits of a museum on Ray, into the folders of `metlib.extract`; give each one's name and path."""
+    scales, precision = options.get("scales", local.SCALES), options.get("precision", "float32")
+    folder = local.name_folder(museum, embedder, work_dir, scales, precision)
+    folders = [(split, split_folder(folder, split, name), name) for split, name in museum.splits()]
+    finished = all((out / "descriptors.npy").exists() for _, out, _ in folders)
+    with nullcontext() if finished else _connected(address):  # once for all three
+        for split, out, name in folders:
+            yield name, extract(split, embedder, out, label=name, address=address, **options)

@@ -9,7 +9,6 @@ The pictures are made in `atelier`; here stand the catalogue (who exists, how of
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import multiprocessing
@@ -330,23 +329,3 @@ def paint(job: tuple[Any, ...]) -> int:
         picture = query(rng, exhibit or stranger(seed, split, number), size)
     picture.save(path, quality=int(rng.integers(40, 93)))
     return 1
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m metlib.synthetic", description="Paint a museum in the Met's layout."
-    )
-    parser.add_argument("root", type=Path, help="the folder to write; it must not exist yet, or be empty")
-    parser.add_argument("--exhibits", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, default=320, help="longer side of an image in pixels")
-    parser.add_argument("--workers", type=int, default=1, help="processes to paint in")
-    options = parser.parse_args(arguments)
-    try:
-        print(write_museum(options.root, options.exhibits, options.seed, size=options.size, workers=options.workers))
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{error}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from metlib.backbone import Embedder
 from metlib.dataset import Museum
-from metlib.train.loop import Method, Plan, Settings, fit, plan_two_views, refuse_small_batches, spread_of
+from metlib.train.loop import Method, Plan, Settings, check_batches, fit, plan_two_views, spread_of
 
 MOMENTUM = 0.996
 
@@ -96,7 +96,7 @@ def train(
     `loop.fit` does.
     """
     settings = settings or Settings()
-    refuse_small_batches(settings)
+    check_batches(settings)
     steps = settings.epochs * -(-len(museum.database) // settings.batch)
     about = {"method": "byol", "hidden": hidden, "width": width}
     return fit(museum, embedder, out, settings, lambda network: BYOL(network, hidden, width, steps), about)

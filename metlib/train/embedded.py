@@ -1,6 +1,6 @@
 """The network that comes with metlib, recipe `embedded`: how it was made, and how to make it again.
 
-    python -m metlib.train.embedded                 (or make weights: half an hour on two cores)
+    metlib embedded                 (or make weights: half an hour on two cores)
 
 A small ResNet learns from scratch to tell painted exhibits apart. Its museum is painted with a seed of its own, 1000,
 so it has seen no exhibit of a museum of another seed. It is shown studio photographs and, unlike a network that is
@@ -9,22 +9,27 @@ trained on the Met's, visitors' photographs of the same exhibits: a network for 
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metlib import backbone, dataset, synthetic
+from metlib import backbone, dataset
 from metlib.backbone import RECIPES, Recipe
 from metlib.dataset import Museum, Split
 from metlib.train.loop import Settings
 from metlib.train.parametric import train as train_classifier
 
-MUSEUM = {"n_exhibits": 3000, "seed": 1000, "size": 256, "n_val": 200, "n_test": 6000, "distractors": 0.02}
+MUSEUM: dict[str, Any] = {
+    "n_exhibits": 3000,
+    "seed": 1000,
+    "size": 256,
+    "n_val": 200,
+    "n_test": 6000,
+    "distractors": 0.02,
+}
 """What is painted, as for `synthetic.write_museum`; "test" are the visitors' photographs that are shown."""
 
 NETWORK: Recipe = replace(RECIPES["embedded"], seed=0, origin="")
@@ -46,11 +51,12 @@ def add_visits(museum: Museum) -> Museum:
 
 
 def train(
+    root: str | Path,
     work_dir: str | Path,
     out: str | Path,
     *,
     network: Recipe = NETWORK,
-    museum: Mapping[str, Any] = MUSEUM,
+    painted: Mapping[str, Any] = MUSEUM,
     settings: Settings = SETTINGS,
     views: int = VIEWS,
 ) -> Path:
@@ -59,37 +65,16 @@ def train(
     Museum and run are kept under `work_dir`: the same call goes on where it was stopped. Weights are the same on the
     same machine and versions only, for sums in another order round otherwise.
     """
-    root = Path(work_dir) / f"painted-{museum['seed']}"
-    shown = add_visits(dataset.load(synthetic.write_museum(root, **museum, workers=2)))
+    shown = add_visits(dataset.load(root))
     # The epochs are compared on images as small as the views: there are twelve thousand of them to describe each time.
     start = backbone.build(replace(network, longest=settings.size), "embedded")
     best = train_classifier(shown, start, Path(work_dir) / "embedded", loss="softmax", views=views, settings=settings)
     embedder = backbone.load(best)
     if embedder.recipe.untrained:
         raise RuntimeError("no epoch was better than untrained weights: train for longer, or on more exhibits")
-    told = {"command": "python -m metlib.train.embedded", "painted": dict(museum), "shown": "studio and visitors"}
+    told = {"command": "metlib embedded", "painted": dict(painted), "shown": "studio and visitors"}
     told["start"] = f"weights drawn by seed {network.seed}"
     training = dict(embedder.recipe.training) | told
     embedder.recipe = replace(embedder.recipe, longest=network.longest, training=training)
     embedder.trunk.half()
     return backbone.save(embedder, out)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the weights; 2 where that can't be done."""
-    parser = argparse.ArgumentParser(
-        prog="python -m metlib.train.embedded", description="Train the network that comes with metlib, from scratch."
-    )
-    parser.add_argument("--work", type=Path, default=Path("work"), help="folder for museum and run (default: work)")
-    parser.add_argument("--out", type=Path, default=backbone.EMBEDDED, help="the file to write (default: metlib's own)")
-    chosen = parser.parse_args(arguments)
-    try:
-        print(train(chosen.work, chosen.out))
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}".replace("\n", " "), file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

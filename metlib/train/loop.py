@@ -36,15 +36,14 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from metlib import backbone, extract, metrics, tune
+from metlib import backbone, evaluate, extract
 from metlib.backbone import Embedder
-from metlib.common.device import refuse_missing_device
-from metlib.common.files import digest, replacing
+from metlib.common.device import check_device
+from metlib.common.files import replacing, short_hash
 from metlib.common.progress import track
 from metlib.dataset import Museum, Split
-from metlib.descriptors import list_sha256
+from metlib.descriptors import Described
 from metlib.extract import Reader
-from metlib.knn import classify, search
 from metlib.train.views import Views
 from metlib.whiten import PCAWhitening
 
@@ -158,7 +157,7 @@ def spread_of(rows: Tensor) -> Tensor:
     return F.normalize(rows.detach().float(), dim=1).std(dim=0).mean()
 
 
-def refuse_small_batches(settings: Settings) -> None:
+def check_batches(settings: Settings) -> None:
     """Refuse batches whose parts could fall below the four items that the batch norm of a head on top needs."""
     if settings.batch < 8 * settings.accumulate:
         raise ValueError(f"batch norm needs a batch of {8 * settings.accumulate} or more, got {settings.batch}")
@@ -170,12 +169,12 @@ def name_run(museum: Museum, embedder: Embedder, settings: Settings, **choices: 
     So the same run finds its folder again. Runs that differ in what isn't said here share one, and `fit` refuses it.
     """
     decides = _decides(museum, embedder, settings, choices)
-    return "-".join([museum.name, embedder.name, *map(str, choices.values()), digest(decides)]).replace("/", "-")
+    return "-".join([museum.name, embedder.name, *map(str, choices.values()), short_hash(decides)]).replace("/", "-")
 
 
 def _decides(museum: Museum, embedder: Embedder, settings: Settings, about: Mapping[str, Any]) -> dict[str, Any]:
     """All that decides the result of a run, as JSON would give it back: a tuple is then a list."""
-    images = {name: list_sha256(split) for split, name in museum.splits() if name != "test"}
+    images = {name: split.sha256 for split, name in museum.splits() if name != "test"}
     network = {"weights": embedder.weights_sha256(), "recipe": embedder.identity}
     decides = {**about, **settings.lasting, **network, "museum": museum.name, "images": images}
     return json.loads(json.dumps(decides))  # type: ignore[no-any-return]
@@ -332,7 +331,7 @@ def _team(settings: Settings) -> Iterator[_Team]:
     world, local = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("LOCAL_RANK", "0")
     name = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(f"cuda:{local}" if name == "cuda" and world > 1 else name)
-    refuse_missing_device(str(device))
+    check_device(str(device))
     if world == 1:
         yield _Team(0, 1, device)
         return
@@ -460,7 +459,7 @@ class _Run:
                     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                         values = model(images, targets)
                     if not math.isfinite(values["loss"].item()):
-                        self._refuse_loss(values["loss"].item(), plan.images[part], f"epoch {epoch}, batch {number}")
+                        self._check_loss(values["loss"].item(), plan.images[part], f"epoch {epoch}, batch {number}")
                     (values["loss"] * (len(part) / sum(map(len, batch)))).backward()
                     for name, value in values.items():
                         means[name] = means.get(name, 0.0) + value.item() * len(part) / n
@@ -470,7 +469,7 @@ class _Run:
                 method.after_step()
         return means
 
-    def _refuse_loss(self, loss: float, images: NDArray[np.int64], where: str) -> None:
+    def _check_loss(self, loss: float, images: NDArray[np.int64], where: str) -> None:
         paths = [str(self.museum.database.paths[i]) for i in np.unique(images)]
         raise RuntimeError(
             f"{where}: the loss is {loss} with the images {', '.join(paths)}. Look at them; or lower lr, "
@@ -608,15 +607,10 @@ def validate(museum: Museum, database: NDArray[np.float32], val: NDArray[np.floa
     `database` (N, D) and `val` (Q, D) are descriptors of the museum's; gives `gap`, `gap_minus`, `acc` as fractions
     and what val chose, `dim`, `k`, `tau`.
     """
-    labels, truth = museum.database.labels, museum.val.labels
-    dim = tune.choose_dim(database, labels, val, truth).dim
-    whitening = PCAWhitening(dim).fit(database)
-    ks = tune.fitting(tune.KS, len(labels))
-    neighbours = search(whitening.transform(database), whitening.transform(val), ks[-1])
-    tuned = tune.tune(neighbours, labels, truth, ks)
-    answers = classify(neighbours, labels, tuned.k, tuned.tau)
-    scores = metrics.evaluate(answers.labels, answers.log_confidence, truth)
-    return asdict(scores) | {"dim": dim, "k": tuned.k, "tau": tuned.tau}
+    described = Described(replace(museum, test=museum.val), database, val, val)  # test isn't looked at in training
+    choice = evaluate.choose(described)
+    scores = evaluate.score(choice, described, "val").scores
+    return asdict(scores) | {"dim": choice.dim, "k": choice.tuning.k, "tau": choice.tuning.tau}
 
 
 def _best(rows: Sequence[Mapping[str, Any]], criterion: str) -> int:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from metlib.backbone import Embedder
 from metlib.dataset import Museum
-from metlib.train.loop import Method, Plan, Settings, fit, plan_two_views, refuse_small_batches, spread_of
+from metlib.train.loop import Method, Plan, Settings, check_batches, fit, plan_two_views, spread_of
 
 
 def simsiam_loss(predicted: tuple[Tensor, Tensor], projected: tuple[Tensor, Tensor]) -> Tensor:
@@ -76,6 +76,6 @@ def train(
     `loop.fit` does.
     """
     settings = settings or Settings()
-    refuse_small_batches(settings)
+    check_batches(settings)
     about = {"method": "simsiam", "hidden": hidden, "neck": neck}
     return fit(museum, embedder, out, settings, lambda network: SimSiam(network, hidden, neck), about)

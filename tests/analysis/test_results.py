@@ -129,7 +129,7 @@ def test_a_row_needs_a_networks_name_and_an_iso_date() -> None:
 
 
 def test_equal_names_with_other_data_differ() -> None:
-    hashes = {results.lists_hash(of) for of in (museum(), museum(exhibits=4), museum("other"))}
+    hashes = {of.sha256[:8] for of in (museum(), museum(exhibits=4), museum("other"))}
     assert len(hashes) == 2 and all(len(one) == 8 and int(one, 16) >= 0 for one in hashes)
 
 

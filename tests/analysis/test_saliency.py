@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from metlib import backbone
 from metlib.analysis import saliency
-from metlib.analysis.saliency import describe_one, grad_cam, map_agreement, randomise
+from metlib.analysis.saliency import describe_image, grad_cam, map_agreement, randomise
 from metlib.backbone import Embedder, Panel, Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,15 +90,15 @@ def two_corners() -> NDArray[np.uint8]:
 
 def test_describe_one_is_the_embedder_on_one_image(tmp_path: Path) -> None:
     embedder = network(projector=7).train()
-    row = describe_one(embedder, scene())
+    row = describe_image(embedder, scene())
     assert row.shape == (7,) and row.dtype == np.float32 and not embedder.training
     with torch.no_grad():
         np.testing.assert_allclose(row, embedder(tensor(scene()))[0].numpy(), atol=1e-6)
     Image.fromarray(scene()).save(tmp_path / "scene.png")
     for path in (tmp_path / "scene.png", str(tmp_path / "scene.png")):
-        assert np.array_equal(describe_one(embedder, path), row)
+        assert np.array_equal(describe_image(embedder, path), row)
     with pytest.raises(FileNotFoundError):
-        describe_one(embedder, tmp_path / "none.png")
+        describe_image(embedder, tmp_path / "none.png")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_describe_one_is_the_embedder_on_one_image(tmp_path: Path) -> None:
 )
 def test_what_is_no_image_is_refused(image: Any) -> None:
     with pytest.raises(ValueError, match=r"an image must be uint8 \(H, W, 3\), or a path, got (uint8|float64) of"):
-        describe_one(network(), image)
+        describe_image(network(), image)
 
 
 # --- Grad-CAM -------------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_a_transformers_map_are_the_tokens_before_its_last_block(changes: dict[s
 @pytest.mark.parametrize("changes", [MEAN, CLASS | {"arch": "vit_tiny_patch16_224"}])
 def test_transformers_have_maps_of_the_image(changes: dict[str, Any]) -> None:
     embedder = network(**changes)
-    heat = grad_cam(embedder, scene(), describe_one(embedder, scene(1)))
+    heat = grad_cam(embedder, scene(), describe_image(embedder, scene(1)))
     assert heat.shape == (96, 80) and np.isfinite(heat).all() and heat.min() >= 0 and heat.max() > 0
 
 
@@ -228,7 +228,7 @@ def test_nothing_of_the_network_changes() -> None:
 def test_the_images_own_descriptor_is_refused_and_leaves_no_hook() -> None:
     for embedder in (network(), network(**CLASS)):
         with pytest.raises(ValueError, match=r"own descriptor .*similarity_map"):
-            grad_cam(embedder, scene(), describe_one(embedder, scene()))
+            grad_cam(embedder, scene(), describe_image(embedder, scene()))
         assert not any(module._forward_pre_hooks or module._forward_hooks for module in embedder.modules())
 
 
@@ -237,7 +237,7 @@ def test_the_images_own_descriptor_is_refused_and_leaves_no_hook() -> None:
     [
         (direction(95), r"\(96,\) of tiny, got shape \(95,\)"),
         (direction(96)[None], r"got shape \(1, 96\)"),
-        (2 * direction(96), "norm 2: take one of describe_one"),
+        (2 * direction(96), "norm 2: take one of describe_image"),
         (np.full(96, np.nan), "target: row 0 is NaN"),
         (np.zeros(96), "target: row 0 is zero"),
     ],
@@ -269,7 +269,7 @@ def test_similarity_map_is_the_cosine_of_every_position() -> None:
     np.testing.assert_allclose(saliency.similarity_map(pixel(), two_corners(), target), expected, atol=1e-6)
     for changes in ({}, MEAN):
         embedder = network(**changes)
-        target = describe_one(embedder, scene(1))
+        target = describe_image(embedder, scene(1))
         with torch.no_grad():
             vectors = embedder.features(tensor(scene()))[0].numpy()
         heat = saliency.similarity_map(embedder, scene(), target)
@@ -280,7 +280,7 @@ def test_similarity_map_is_the_cosine_of_every_position() -> None:
 
 def test_an_image_of_one_colour_is_all_its_own_descriptor() -> None:
     embedder, flat = pixel(), np.full((6, 8, 3), 90, np.uint8)
-    heat = saliency.similarity_map(embedder, flat, describe_one(embedder, flat))
+    heat = saliency.similarity_map(embedder, flat, describe_image(embedder, flat))
     np.testing.assert_allclose(heat, np.ones((6, 8)), atol=1e-6)
 
 
@@ -484,10 +484,10 @@ def test_maps_of_the_trained_network_disagree_with_those_of_random_ones() -> Non
     randoms = [randomise(trained, seed) for seed in range(3)]
     for i in range(3):
         one, two = scene(i, 160, 160), np.roll(scene(i, 160, 160), (20, 10), axis=(0, 1))
-        heat = grad_cam(trained, one, describe_one(trained, two))
+        heat = grad_cam(trained, one, describe_image(trained, two))
         same = randomise(trained, share=0)
-        assert map_agreement(heat, grad_cam(same, one, describe_one(same, two))) == pytest.approx(1)
-        agreements += [map_agreement(heat, grad_cam(other, one, describe_one(other, two))) for other in randoms]
+        assert map_agreement(heat, grad_cam(same, one, describe_image(same, two))) == pytest.approx(1)
+        agreements += [map_agreement(heat, grad_cam(other, one, describe_image(other, two))) for other in randoms]
     assert np.mean(np.abs(agreements)) < 0.5  # measured: 0.34, and 0.54 at most
 
 

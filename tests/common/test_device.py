@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metlib.common.device import find_device, refuse_missing_device
+from metlib.common.device import check_device, find_device
 
 
 @pytest.mark.parametrize(("cuda", "mps", "found"), [(1, 1, "cuda"), (1, 0, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])
@@ -16,8 +16,8 @@ def test_the_fastest_device_is_found(cuda: int, mps: int, found: str, monkeypatc
 
 
 def test_what_is_found_is_not_refused() -> None:
-    refuse_missing_device("cpu")
-    refuse_missing_device(find_device())
+    check_device("cpu")
+    check_device(find_device())
 
 
 @pytest.mark.parametrize("device", ["abacus", "cuda:99", "", "cpu:x", "xpu", "mps:7", 1.5])
@@ -25,5 +25,5 @@ def test_a_device_that_is_not_here_is_refused_by_name(device: str) -> None:
     with pytest.raises(
         ValueError, match=r"device .* can't be used here \(.*\): name cuda, mps or cpu, or none"
     ) as caught:
-        refuse_missing_device(device)
+        check_device(device)
     assert repr(device) in str(caught.value) and "\n" not in str(caught.value)

@@ -26,7 +26,6 @@ from metlib.descriptors import (
     Described,
     concatenate,
     from_official,
-    list_sha256,
     load_descriptors,
     load_labels,
     load_recipe,
@@ -71,7 +70,7 @@ def leave(folder: Path, museum: Museum, without: tuple[str, ...] = (), **recipe:
     left = Museum(**kept, root=museum.root, name=museum.name, kind=museum.kind)
     described = described_of(left)
     for split, name in museum.splits():
-        path = folder / f"{name}-{list_sha256(split)[:8]}"
+        path = folder / f"{name}-{split.sha256[:8]}"
         path.mkdir(parents=True, exist_ok=True)
         np.save(path / "descriptors.npy", getattr(described, name))
         np.save(path / "labels.npy", kept[name].labels)
@@ -80,7 +79,7 @@ def leave(folder: Path, museum: Museum, without: tuple[str, ...] = (), **recipe:
             "weights_sha256": "ab" * 32,
             "scales": [1.0, 0.5],
             "network": {"arch": "test_resnet"},
-            "images_sha256": list_sha256(split),
+            "images_sha256": split.sha256,
             "skipped": [str(path) for path in split.paths if str(path) in without],
         }
         (path / "recipe.json").write_text(json.dumps(content | recipe), encoding="utf-8")
@@ -131,9 +130,9 @@ def test_the_names_that_extract_promised_are_there() -> None:
 
 def test_a_list_is_named_by_its_images_labels_and_order() -> None:
     split = Split(np.array(["a", "b"]), np.array([0, 1]))
-    assert list_sha256(split) == hashlib.sha256(b"a\t0\nb\t1").hexdigest()
+    assert split.sha256 == hashlib.sha256(b"a\t0\nb\t1").hexdigest()
     others = [split.take([1, 0]), split.take([0]), Split(split.paths, [0, 2]), Split(np.array(["a", "c"]), [0, 1])]
-    assert len({list_sha256(other) for other in (split, *others)}) == 5
+    assert len({other.sha256 for other in (split, *others)}) == 5
 
 
 # --- folders --------------------------------------------------------------------------------------------------------
@@ -200,7 +199,7 @@ def test_a_recipe_that_does_not_fit(recipe: dict[str, Any], message: str, museum
 @pytest.mark.parametrize("key", ["weights_sha256", "scales", "network"])
 def test_splits_described_differently_are_no_set(key: str, museum: Museum, tmp_path: Path) -> None:
     leave(tmp_path, museum)
-    file = tmp_path / f"test-{list_sha256(museum.test)[:8]}" / "recipe.json"
+    file = tmp_path / f"test-{museum.test.sha256[:8]}" / "recipe.json"
     other = {"weights_sha256": "cd", "scales": [1.0], "network": {}}
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: other[key]}))
     with pytest.raises(ValueError, match="another network, weights or scales than the database beside it"):
@@ -209,7 +208,7 @@ def test_splits_described_differently_are_no_set(key: str, museum: Museum, tmp_p
 
 def test_an_unfinished_split_is_named(museum: Museum, tmp_path: Path) -> None:
     leave(tmp_path, museum)
-    (tmp_path / f"val-{list_sha256(museum.val)[:8]}" / "descriptors.npy").unlink()
+    (tmp_path / f"val-{museum.val.sha256[:8]}" / "descriptors.npy").unlink()
     with pytest.raises(FileNotFoundError, match=r"val-.*isn't finished"):
         read(tmp_path, museum)
 

@@ -118,7 +118,7 @@ def test_extraction_reads_the_cache_and_its_recipe_says_so(
     assert extract.load_recipe(out)["pixels"] == cached.name
     rows = extract.load_descriptors(out)
     for i in range(5):
-        alone = extract.describe_images(
+        alone = extract.embed_images(
             extract.prepare(embedder, "cpu"), [cached(split.file(i))], [split.file(i)], device="cpu", scales=(1,)
         )
         np.testing.assert_allclose(rows[i], alone[0], atol=1e-5)

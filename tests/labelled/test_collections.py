@@ -805,18 +805,18 @@ def test_a_collection_is_made_ready_by_what_it_lacks(
     for i in range(40):
         (tmp_path / f"{i}.jpg").write_bytes(bytes([i]))
     before = made([i % 2 for i in range(40)], splits, root=tmp_path)
-    ready = labelled.make_ready(before)
+    ready = labelled.prepare_splits(before)
     assert {str(name) for name in ready.splits} == expected and len(ready) == 40
     judged = [i for i, name in enumerate(splits or []) if name == ("test" if "test" in splits else "val")]
     assert [str(ready.splits[i]) for i in judged] == ["test"] * len(judged)  # what is judged stays what is judged
     assert bool(ready.notes) == (splits is None or {*splits} != {"train", "val", "test"})
-    assert (labelled.make_ready(before).splits == ready.splits).all()
+    assert (labelled.prepare_splits(before).splits == ready.splits).all()
 
 
 def test_copies_of_judged_images_are_left_out_when_made_ready(tmp_path: Path) -> None:
     for i in range(40):
         (tmp_path / f"{i}.jpg").write_bytes(bytes([i if i != 3 else 35]))
-    ready = labelled.make_ready(made([i % 2 for i in range(40)], ["train"] * 30 + ["val"] * 10, root=tmp_path))
+    ready = labelled.prepare_splits(made([i % 2 for i in range(40)], ["train"] * 30 + ["val"] * 10, root=tmp_path))
     assert "3.jpg" not in ready.paths and "35.jpg" in ready.paths
     assert any("3.jpg (train) is 35.jpg (test)" in note for note in ready.notes)
 

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from metlib.train.__main__ import main
 
 from metlib import backbone
 from metlib.dataset import Museum
-from metlib.train.__main__ import main
 
 QUICK = ["--epochs", "1", "--batch", "8", "--size", "32", "--workers", "0", "--device", "cpu", "--lr", "0.001"]
 
