@@ -1,14 +1,11 @@
-"""The ledgers of results, and the published numbers with the protocol of each: what may stand beside what.
+"""Results tables: CSV files in git, one row a measured network and split, in percent, with all that it depended on.
 
-`figures/results.csv` has one row a run and split, in percent; `figures/attributes.csv` one row a labelled collection,
-attribute and way to learn it. A run that is repeated takes the place of its row, so
-the file shows in git only what changed. The published numbers are `published.csv` beside this file, in percent as
-printed; what each was scored and tuned on is part of it, because two numbers of different protocols don't compare.
+`figures/results.csv` follows the schema RETRIEVAL, `figures/attributes.csv` (labelled collections) ATTRIBUTES. A run
+that is repeated takes the place of its row, so the file shows in git only what changed.
 """
 
 from __future__ import annotations
 
-import csv
 import datetime
 import math
 import re
@@ -18,25 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from metlib.common.files import replacing
-from metlib.dataset import Museum
 from metlib.descriptors import Described
 from metlib.evaluate import Evaluation
 
-_TITLES = {"gap": "GAP", "gap_minus": "GAP⁻", "acc": "ACC"}
-_SCORES = tuple(f"{score}{end}" for score in _TITLES for end in ("", "_low", "_high"))
+TITLES = {"gap": "GAP", "gap_minus": "GAP⁻", "acc": "ACC"}
+SCORES = tuple(f"{score}{end}" for score in TITLES for end in ("", "_low", "_high"))
 
 COLUMNS = (
     *("date", "museum", "lists", "database", "images", "network", "weights", "scales", "whitening"),
-    *("split", "tuned_on", "k", "tau", "queries", "positives", *_SCORES, "seed", "note"),
+    *("split", "tuned_on", "k", "tau", "queries", "positives", *SCORES, "seed", "note"),
 )
-"""The ledger's columns: whose data, what described them, how k and tau came about, and what was scored (percent)."""
+"""The columns of RETRIEVAL: whose data, what described them, how k and tau came about, what was scored (percent)."""
 
 
 @dataclass(frozen=True)
-class Form:
-    """What a ledger's columns are: all of them, the whole numbers, other numbers, percentages, and a run's identity."""
+class Schema:
+    """The columns of a results table: all, the integers, other numbers, percentages, and those that identify a run."""
 
     columns: tuple[str, ...]
     integers: tuple[str, ...]
@@ -45,21 +42,21 @@ class Form:
     identity: tuple[str, ...]
 
 
-RETRIEVAL = Form(
+RETRIEVAL = Schema(
     columns=COLUMNS,
     integers=("images", "k", "queries", "positives", "seed"),
     numbers=("tau",),
-    percentages=_SCORES,
+    percentages=SCORES,
     identity=(
         *("museum", "lists", "database", "split", "network", "weights", "scales", "whitening", "tuned_on"),
         *("k", "tau", "seed"),
     ),
 )
-"""The ledger of the study's protocol: GAP, GAP⁻ and ACC."""
+"""The study's protocol: GAP, GAP⁻ and ACC."""
 
 _ACCURACIES = ("accuracy", "accuracy_low", "accuracy_high", "seed_std", "majority")
 
-ATTRIBUTES = Form(
+ATTRIBUTES = Schema(
     columns=(
         *("date", "collection", "attribute", "labels", "classes", "train", "test", "network", "weights", "method"),
         *("pixels", "epochs", "settings", "seeds", *_ACCURACIES, "note"),
@@ -69,60 +66,29 @@ ATTRIBUTES = Form(
     percentages=_ACCURACIES,
     identity=("collection", "attribute", "labels", "network", "weights", "method", "pixels", "settings", "seeds"),
 )
-"""The ledger of labelled collections: test accuracy of an attribute, beside always naming the largest class.
+"""Labelled collections: test accuracy of an attribute, beside that of always naming the largest class.
 
-`labels` names images, splits and labels by hash; `train` and `test` count labelled images, `pixels` is the side of
-the square whose area images were brought to, `epochs` the most that training had (0: none), `settings` names all of
-its settings by hash, `seed_std` the standard
-deviation over training seeds.
+`labels` is a hash of images, splits and labels; `train` and `test` count labelled images, `pixels` is the side of the
+square whose area images were brought to, `epochs` the most that training had (0: none), `settings` a hash of all its
+settings, `seed_std` the standard deviation over training seeds.
 """
-
-SOURCES = {
-    "met2021": (
-        "N.-A. Ypsilantis, N. Garcia, G. Han, S. Ibrahimi, N. van Noord, G. Tolias: The Met Dataset: Instance-level "
-        "Recognition for Artworks. NeurIPS 2021, Datasets and Benchmarks. https://arxiv.org/abs/2202.01747"
-    ),
-    "report2022": (
-        "The 2022 student report on the Met dataset with ten pretrained backbones; its tables are val scores, tuned on "
-        "the same val. No public address is known"
-    ),
-    "dinov2": (
-        "M. Oquab et al.: DINOv2: Learning Robust Visual Features without Supervision. TMLR 2024. "
-        "https://arxiv.org/abs/2304.07193"
-    ),
-    "dinov3": "O. Siméoni et al.: DINOv3. 2025. https://arxiv.org/abs/2508.10104",
-}
-"""Where the published numbers stand: the citation and address of each `source`."""
-
-PUBLISHED = Path(__file__).with_name("published.csv")
-
-# The Met's own lists (`Split.sha256`): whoever scores other queries, or another database, measures something else.
-_MET_VAL = "ad83c9d1037be3361a02710e150b2a8469e7922548bff57c8432495d72ccc890"
-_MET_TEST = "a82810e7b38298dcb8d28c682c0a6cc7a6e61b4f0fbefac184662243da6b5cf4"
-_MET_MINI = "e32f60b9834ae306acfce51763d2c7b682e2a90795afcf54f7dfd6343241c571"
-_MET_FULL_IMAGES = 397_121
 
 
 def rows_of(
-    evaluation: Evaluation,
-    described: Described,
-    *,
-    name: str | None = None,
-    note: str = "",
-    date: str | None = None,
+    evaluation: Evaluation, described: Described, *, name: str | None = None, note: str = "", date: str | None = None
 ) -> list[dict[str, Any]]:
-    """Give the ledger's two rows of one run, of val and of test, in percent with two decimals.
+    """Make the two rows of one evaluation, of val and of test, in percent with two decimals.
 
     `name` is the network's, by default that which the descriptors know; `date` an ISO date, by default today's.
-    `lists` names the three lists of images by hash, so equal names with other data differ. `scales` is "ms" for the
+    `lists` is a hash of the three lists of images, so equal names with other data differ. `scales` is "ms" for the
     paper's three scales, else the scales joined by "+". `whitening` is the dimension, "raw" where there is none.
     `tuned_on` is "val" where k and tau were, else it names what was, as "val (tau)", or is "given".
-    Raises ValueError where nobody says which network it was, and for a date of another form.
+    Raises ValueError where neither the descriptors nor `name` name the network, and for a date of another form.
     """
-    made_by, museum, run = described.made_by, described.museum, evaluation
+    made_by, museum = described.made_by, described.museum
     network = name or made_by.get("backbone")
     if not network:
-        raise ValueError("these descriptors don't say which network made them: give its name (name=..., or --name)")
+        raise ValueError("these descriptors don't name the network that made them: give its name (name=..., or --name)")
     common = {
         "date": _iso(date) if date else datetime.date.today().isoformat(),
         "museum": museum.name,
@@ -132,78 +98,64 @@ def rows_of(
         "network": network,
         "weights": "+".join(part[:8] for part in str(made_by.get("weights") or "").split("+")),
         "scales": _format_scales(made_by.get("scales")),
-        "whitening": _format_whitening(run.dim, run.shrinkage),
-        "tuned_on": _format_tuned(run),
-        "k": int(run.tuning.k),
-        "tau": float(run.tuning.tau),
-        "seed": int(run.seed),
+        "whitening": _format_whitening(evaluation.dim, evaluation.shrinkage),
+        "tuned_on": _format_tuned(evaluation),
+        "k": int(evaluation.tuning.k),
+        "tau": float(evaluation.tuning.tau),
+        "seed": int(evaluation.seed),
         "note": note,
     }
     rows = []
-    for split, scored in (("val", run.val), ("test", run.test)):
+    for split, scored in (("val", evaluation.val), ("test", evaluation.test)):
         counts = {name: int(scored[name]) for name in ("queries", "positives")}
-        scores = {name: round(100 * float(scored[name]), 2) for name in _SCORES}
+        scores = {name: round(100 * float(scored[name]), 2) for name in SCORES}
         row = common | {"split": split} | counts | scores
         rows.append({column: row[column] for column in COLUMNS})
     return rows
 
 
-def append(path: str | Path, rows: Iterable[Mapping[str, Any]], form: Form = RETRIEVAL) -> Path:
-    """Write rows into the ledger at `path`, each in the place of the row of the same run, and give the path.
+def append(path: str | Path, rows: Iterable[Mapping[str, Any]], schema: Schema = RETRIEVAL) -> Path:
+    """Write rows into the results table at `path`, each in the place of the row of the same run, and give the path.
 
-    The same run agrees in the identity of the form. For the study's protocol these are: museum and lists, database,
+    The same run agrees in the schema's identity. For the study's protocol these are: museum and lists, database,
     network and weights, scales, whitening, split, tuning and seed; k or tau belong to it where they were given, not
     where they were tuned. Where all its numbers are the same, its date stays: a repeated run leaves the file as it is,
-    to the byte. Rows are sorted by these names.
-    Raises ValueError for a damaged ledger, another CSV file, and rows that don't have the columns; the file then
-    stays as it was.
+    to the byte. Rows are sorted by these names. Processes that append at the same time wait for each other.
+    Raises ValueError for a damaged table, another CSV file, and rows that don't have the columns; the file then stays
+    as it was.
     """
     path = Path(path)
-    ledger = {_identity(line, form): line for line in (_load(path, form) if path.exists() else [])}
-    for row in rows:
-        line = _as_text(row, form)
-        where = line.get("split") or line["attribute"]
-        _check(
-            line,
-            f"the row of {line['network']} on {where}",
-            "make it with ledger.rows_of, or transfer.ledger_rows",
-            form,
-        )
-        old = ledger.get(_identity(line, form))
-        if old and all(line[column] == old[column] for column in form.columns if column not in ("date", "note")):
-            line["date"] = old["date"]
-        ledger[_identity(line, form)] = line
-    with replacing(path, "w") as file:
-        writer = csv.DictWriter(file, form.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(ledger[key] for key in sorted(ledger, key=_naturally))
+    lines = [_as_text(row, schema) for row in rows]
+    new = pd.DataFrame(lines, columns=list(schema.columns), dtype=object)
+    where = [f"the row of {line['network']} on {line.get('split') or line['attribute']}" for line in lines]
+    _check(new, where, "make it with results.rows_of, or transfer.result_rows", schema)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        table = pd.concat([_load(path, schema), new] if path.exists() else [new], ignore_index=True)
+        runs = _identities(table, schema)
+        same = table.drop(columns=["date", "note"]).assign(run=runs).duplicated(keep="first")
+        first = table.groupby(runs)["date"].transform("first")
+        table["date"] = table["date"].where(~same, first)
+        table, runs = table[~runs.duplicated(keep="last")], runs[~runs.duplicated(keep="last")]
+        table = table.loc[sorted(table.index, key=lambda row: _natural_key(runs[row]))]
+        with replacing(path, "w") as file:
+            table.to_csv(file, index=False, lineterminator="\n")
     return path
 
 
-def read(path: str | Path, form: Form = RETRIEVAL) -> pd.DataFrame:
-    """Read a ledger as a DataFrame of its form's columns, scores in percent; errors as for `append`."""
+def read(path: str | Path, schema: Schema = RETRIEVAL) -> pd.DataFrame:
+    """Read a results table as a DataFrame of its schema's columns, scores in percent; errors as for `append`."""
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no ledger {path}: the first `ledger.append` makes it")
-    types: dict[str, Any] = dict.fromkeys(form.integers, "int64")
-    types |= dict.fromkeys((*form.numbers, *form.percentages), "float64")
-    return pd.DataFrame(_load(path, form), columns=list(form.columns)).astype(types)
-
-
-def published() -> pd.DataFrame:
-    """The published numbers of the Met in percent as printed, NaN where none is, with `museum` and `protocol`.
-
-    `source` is a key of `SOURCES`. `training` is "met" where the network was trained on the Met's own database;
-    `scales` "ms" means three, as in `extract.SCALES`, and nothing that the source doesn't say.
-    """
-    table = pd.read_csv(PUBLISHED, dtype={"whitened_dim": "Int64", "k": "Int64"}).fillna({"scales": ""})
-    return table.assign(museum="met", protocol=[protocol(row) for row in table.to_dict("records")])
+        raise FileNotFoundError(f"no results table {path}: the first `results.append` makes it")
+    types: dict[str, Any] = dict.fromkeys(schema.integers, "int64")
+    return _load(path, schema).astype(types | dict.fromkeys((*schema.numbers, *schema.percentages), "float64"))
 
 
 def protocol(row: Mapping[str, Any]) -> str:
-    """Say how a row came about: "full database, scored on test, tuned on val".
+    """Describe how a row came about: "full database, scored on test, tuned on val".
 
-    `row` has `database`, `split` and `tuned_on`, as the rows of the ledger and of `published` do.
+    `row` has `database`, `split` and `tuned_on`, as rows of RETRIEVAL and of `published` do.
     """
     base, _, part = str(row["tuned_on"]).rstrip(")").partition(" (")
     where = "the same queries" if base == row["split"] else base
@@ -211,73 +163,17 @@ def protocol(row: Mapping[str, Any]) -> str:
     return f"{row['database']} database, scored on {row['split']}, {tuned}"
 
 
-def comparable(museum: Museum, *, split: str, tuned_on: str = "val", training: str | None = "none") -> pd.DataFrame:
-    """The published rows of the same protocol on this museum: empty unless it is the Met, and of its database only.
-
-    `training` "none" gives pretrained networks as they come, "met" those trained on the Met's database, None both.
-    `split="val"` gives numbers that were tuned on the same val. A museum that isn't the Met has no published numbers,
-    whatever its name. Raises ValueError for a split other than val and test.
-    """
-    if split not in ("val", "test"):
-        raise ValueError(f"split {split!r}: expected 'val' or 'test', the queries that were scored")
-    table = published()
-    same = (table.database == museum.kind) & (table.split == split) & (table.tuned_on == tuned_on)
-    same &= (table.training == training) | (training is None)
-    return table[same & is_met(museum)].reset_index(drop=True)
-
-
-def is_met(museum: Museum) -> bool:
-    """Whether these are the Met's own val and test, against its own full or mini database; its name isn't asked.
-
-    Of the full database only the number of images is compared: 397,121.
-    """
-    if museum.val.sha256 != _MET_VAL or museum.test.sha256 != _MET_TEST:
-        return False
-    if museum.kind == "mini":
-        return museum.database.sha256 == _MET_MINI
-    return museum.kind == "full" and len(museum.database) == _MET_FULL_IMAGES
-
-
-def beside(rows: pd.DataFrame | Sequence[Mapping[str, Any]], numbers: pd.DataFrame) -> pd.DataFrame:
-    """Join rows of the ledger with published ones for `plots.score_bars`: fractions, `label` and `published` (bool).
-
-    Take `numbers` from `comparable`; it may be empty. Raises ValueError where the rows are of more than one protocol,
-    or of more than one museum's lists.
-    """
-    ours = pd.DataFrame(rows)
-    label = ours["network"].astype(str)
-    for column in ("scales", "whitening", "seed"):  # rows of one network say in what they differ
-        if (ours.groupby("network")[column].nunique() > 1).any():
-            label = label + f", {column} " + ours[column].astype(str)
-    ours = ours.assign(label=label, published=False)
-    parts = [ours]
-    if len(numbers):
-        parts.append(numbers.assign(label=numbers.model + " (" + numbers.source + ")", published=True))
-    protocols = sorted({protocol(row) for part in parts for row in part.to_dict("records")})
-    if len(protocols) > 1 or ours["lists"].nunique() > 1:
-        raise ValueError(
-            f"rows of {ours['lists'].nunique()} museum(s) and {len(protocols)} protocol(s): {'; '.join(protocols)}. "
-            "They don't compare: choose one museum, database, split and tuning before they stand side by side"
-        )
-    columns = ["label", "published", *_SCORES]
-    both = pd.concat([part.reindex(columns=columns) for part in parts], ignore_index=True)
-    return both.assign(**{score: both[score].astype("float64") / 100 for score in _SCORES}, protocol=protocols[0])
-
-
-def table(rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def format_rows(rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The rows as a reader wants them, in percent: the network, how it was used, and "36.1 [33.0, 39.2]"."""
-    records = pd.DataFrame(rows).to_dict("records")
-    return pd.DataFrame(
-        [
-            {name: row[name] for name in ("network", "scales", "whitening", "k", "tau", "note")}
-            | {"protocol": protocol(row)}
-            | {
-                title: f"{row[score]:.1f} [{row[f'{score}_low']:.1f}, {row[f'{score}_high']:.1f}]"
-                for score, title in _TITLES.items()
-            }
-            for row in records
-        ]
-    )
+    formatted = []
+    for row in pd.DataFrame(rows).to_dict("records"):
+        scores = {
+            title: f"{row[score]:.1f} [{row[f'{score}_low']:.1f}, {row[f'{score}_high']:.1f}]"
+            for score, title in TITLES.items()
+        }
+        kept = {name: row[name] for name in ("network", "scales", "whitening", "k", "tau", "note")}
+        formatted.append(kept | {"protocol": protocol(row)} | scores)
+    return pd.DataFrame(formatted)
 
 
 def _format_scales(scales: Any) -> str:
@@ -296,11 +192,11 @@ def _format_whitening(dim: int | None, shrinkage: float) -> str:
     return f"{dim} (PCA)" if shrinkage == 0 else f"{dim} (shrinkage {shrinkage:g})"
 
 
-def _format_tuned(run: Evaluation) -> str:
-    if len(run.tuning.ks) > 1 and len(run.tuning.taus) > 1:
+def _format_tuned(evaluation: Evaluation) -> str:
+    grid = {"k": len(evaluation.tuning.ks) > 1, "tau": len(evaluation.tuning.taus) > 1}
+    if all(grid.values()):
         return "val"
-    choices = {"k": len(run.tuning.ks) > 1, "tau": len(run.tuning.taus) > 1, "dimension": run.dims is not None}
-    chosen = [name for name, by_val in choices.items() if by_val]
+    chosen = [name for name, by_val in (grid | {"dimension": evaluation.dims is not None}).items() if by_val]
     return f"val ({' and '.join(chosen)})" if chosen else "given"
 
 
@@ -311,65 +207,67 @@ def _iso(date: str) -> str:
         raise ValueError(f"date {date!r}: expected an ISO date such as 2024-05-17") from None
 
 
-def _as_text(row: Mapping[str, Any], form: Form) -> dict[str, str]:
+def _as_text(row: Mapping[str, Any], schema: Schema) -> dict[str, str]:
     """A row as its line is written: texts on one line, tau short, scores with two decimals."""
-    if set(row) != set(form.columns):
-        wrong = ", ".join(sorted(map(str, set(row) ^ set(form.columns))))
-        raise ValueError(f"a row of the ledger lacks, or has too much: {wrong}; make it with ledger.rows_of")
-    digits = dict.fromkeys(form.percentages, ".2f") | dict.fromkeys(form.numbers, "g")
+    if set(row) != set(schema.columns):
+        wrong = ", ".join(sorted(map(str, set(row) ^ set(schema.columns))))
+        raise ValueError(f"a row lacks, or has too much: {wrong}; make it with results.rows_of")
+    digits = dict.fromkeys(schema.percentages, ".2f") | dict.fromkeys(schema.numbers, "g")
     return {
         column: format(row[column], digits[column]) if column in digits else " ".join(str(row[column]).split())
-        for column in form.columns
+        for column in schema.columns
     }
 
 
-def _check(line: Mapping[str, str], where: str, way_out: str, form: Form) -> None:
-    """Refuse a line whose numbers aren't, or whose scores aren't percentages."""
-    for column in (*form.integers, *form.numbers, *form.percentages):
+def _check(table: pd.DataFrame, where: Sequence[str], way_out: str, schema: Schema) -> None:
+    """Refuse the first row (of a table of texts) whose numbers aren't, or whose scores aren't percentages."""
+    for column in (*schema.integers, *schema.numbers, *schema.percentages):
+        values = pd.to_numeric(table[column], errors="coerce")
+        most = 100 if column in schema.percentages else 2**63
+        good = (values >= 0) & (values <= most) & ((values % 1 == 0) | (column not in schema.integers))
+        if not good.all():
+            row, expected = int((~good).to_numpy().argmax()), "a percentage" if most == 100 else "a number of 0 or more"
+            raise ValueError(f"{where[row]}: {column} is {table[column].iloc[row]!r}, expected {expected}; {way_out}")
+    for row, date in enumerate(table["date"]):
         try:
-            value = int(line[column]) if column in form.integers else float(line[column])
-        except ValueError:
-            value = math.nan
-        if not (0 <= value <= 100 if column in form.percentages else 0 <= value < math.inf):
-            expected = "a percentage" if column in form.percentages else "a number of 0 or more"
-            raise ValueError(f"{where}: {column} is {line[column]!r}, expected {expected}; {way_out}")
-    try:
-        _iso(line["date"])
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}; {way_out}") from None
+            _iso(date)
+        except ValueError as error:
+            raise ValueError(f"{where[row]}: {error}; {way_out}") from None
 
 
-def _load(path: Path, form: Form) -> list[dict[str, str]]:
-    """Read a ledger's lines as text, every one checked."""
+def _load(path: Path, schema: Schema) -> pd.DataFrame:
+    """Read a results table as texts, every row checked."""
     way_out = "mend it, bring the file back from git, or move it away and run again"
-    lines: dict[tuple[str, ...], dict[str, str]] = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            if header != list(form.columns):
-                raise ValueError(f"its first line names the columns {', '.join(header)[:80] or 'nothing'}")
-            for values in reader:
-                where = f"line {reader.line_num}"
-                if len(values) != len(form.columns):
-                    raise ValueError(f"{where} has {len(values)} values, expected {len(form.columns)}")
-                line = dict(zip(form.columns, values, strict=True))
-                _check(line, where, "it was edited, or merged, by hand", form)
-                if _identity(line, form) in lines:
-                    raise ValueError(f"{where} is of the same run as a line above")
-                lines[_identity(line, form)] = line
-    except (ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
-        raise ValueError(f"{path} is no ledger of results, or damaged: {error}; {way_out}") from None
-    return list(lines.values())
+        try:
+            table = pd.read_csv(path, dtype=object, keep_default_na=False, skip_blank_lines=False, encoding="utf-8")
+        except pd.errors.EmptyDataError:
+            table = pd.DataFrame()
+        if list(table.columns) != list(schema.columns):
+            raise ValueError(f"its first line names the columns {', '.join(map(str, table.columns))[:80] or 'nothing'}")
+        lines = [f"line {number}" for number in range(2, len(table) + 2)]
+        torn = table.map(lambda value: "\n" in value).any(axis=1)
+        if torn.any():
+            raise ValueError(f"{lines[int(torn.to_numpy().argmax())]} has a quote that doesn't close on its line")
+        _check(table, lines, "it was edited, or merged, by hand", schema)
+        twice = _identities(table, schema).duplicated()
+        if twice.any():
+            raise ValueError(f"{lines[int(twice.to_numpy().argmax())]} is of the same run as a line above")
+    except ValueError as error:  # pandas' ParserError and UnicodeDecodeError are ValueErrors
+        raise ValueError(f"{path} is no results table, or damaged: {error}; {way_out}") from None
+    return table
 
 
-def _identity(line: Mapping[str, str], form: Form) -> tuple[str, ...]:
-    """What a run is known by; k and tau only where they were given, not where val chose them."""
-    tuned_on = line.get("tuned_on", "")
-    chosen = re.findall(r"\b(k|tau)\b", "k tau" if tuned_on == "val" else tuned_on)
-    return tuple("" if column in chosen else line[column] for column in form.identity)
+def _identities(table: pd.DataFrame, schema: Schema) -> pd.Series:
+    """What each row's run is known by, a tuple; k and tau only where they were given, not where val chose them."""
+    known = table[list(schema.identity)].copy()
+    if "tuned_on" in known:
+        for name in ("k", "tau"):
+            chosen = (known["tuned_on"] == "val") | known["tuned_on"].str.contains(rf"\b{name}\b")
+            known.loc[chosen, name] = ""
+    return pd.Series(list(known.itertuples(index=False, name=None)), index=table.index, dtype=object)
 
 
-def _naturally(key: tuple[str, ...]) -> list[list[Any]]:
+def _natural_key(identity: Sequence[str]) -> list[list[Any]]:
     """Sort numbers inside names as numbers: R18, R50, R101."""
-    return [[int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", text))] for text in key]
+    return [[int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", text))] for text in identity]
