@@ -27,11 +27,34 @@ metlib: a visitor photographs a work; which exhibit is it, how sure are we, and 
 COURSE, DATA, MEASURE, TRAIN = "Run the course", "Look after data", "Measure", "Train"
 
 Method: TypeAlias = Literal["contrastive", "simsiam", "byol", "parametric"]
+
+
+def _read_whitening(text: str) -> int | str:
+    if text not in ("auto", "raw") and not (text.isascii() and text.isdigit() and int(text)):
+        raise typer.BadParameter(f"expected auto, raw or the dimensions to keep, got {text!r}")
+    return int(text) if text.isdigit() else text
+
+
+def _read_scales(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(item) for item in _items(text))
+    except ValueError:
+        raise typer.BadParameter(f"expected numbers separated by commas, such as 1,0.707,0.5, got {text!r}") from None
+
+
+def _items(text: str | None) -> list[str]:
+    """The items of a list as options take it: separated by commas."""
+    return [item.strip() for item in text.split(",") if item.strip()] if text else []
+
+
 Database: TypeAlias = Annotated[Literal["full", "mini"], typer.Option(help="The museum's full or smaller database.")]
 Museum: TypeAlias = Annotated[Path, typer.Argument(help="A museum in the Met's layout.")]
 Network: TypeAlias = Annotated[str, typer.Argument(help="A recipe, timm name or checkpoint.")]
 Weights: TypeAlias = Annotated[Path | None, typer.Option(help="A folder of weights, or the file of one network.")]
-Whitening: TypeAlias = Annotated[str, typer.Option(help="Dimensions to keep; raw; or auto: 512, or val's choice.")]
+Whitening: TypeAlias = Annotated[
+    Any,
+    typer.Option(parser=_read_whitening, metavar="auto|raw|N", help="Dimensions to keep; auto: 512, or val's choice."),
+]
 Work: TypeAlias = Annotated[Path, typer.Option(help="Folder for what is kept between runs.")]
 Device: TypeAlias = Annotated[str | None, typer.Option(help="cuda, mps or cpu (default: the fastest that is here).")]
 Table: TypeAlias = Annotated[Path | None, typer.Option(help="A results table (CSV) to add the rows to.")]
@@ -45,6 +68,8 @@ class _Commands(TyperGroup):
         """Run a sub-command; 2 where what was asked for can't be done, 1 where a notebook failed."""
         try:
             return super().invoke(ctx)
+        except typer.Exit:
+            raise
         except KeyboardInterrupt:
             print("\ninterrupted; what was finished is kept", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -84,16 +109,6 @@ def _start(
         print(__version__)
     elif context.invoked_subcommand is None:
         print(NEXT, end="")
-
-
-def _items(text: str | None) -> list[str]:
-    """The items of a list as options take it: separated by commas."""
-    return [item.strip() for item in text.split(",") if item.strip()] if text else []
-
-
-def _whitening(text: str) -> int | str:
-    """What `evaluate` calls whitening, of an option's text."""
-    return int(text) if text.isascii() and text.isdigit() else text
 
 
 # --- the course ---
@@ -221,7 +236,7 @@ def extract(
     backbone: Network,
     database: Database = "full",
     work: Work = Path("work"),
-    scales: Annotated[str, typer.Option(help="Scales of the image, separated by commas.")] = "",
+    scales: Annotated[Any, typer.Option(parser=_read_scales, metavar="S,S", help="Default: 1,0.707,0.5.")] = None,
     precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     batch_size: Annotated[int | None, typer.Option(help="Images of one shape at once.")] = None,
     shard_size: Annotated[int, typer.Option(help="Images between two points from which a killed run resumes.")] = 512,
@@ -244,7 +259,7 @@ def extract(
 
     read, network = dataset.load(dataset.find(museum), database), backbones.load(backbone)
     options: dict[str, Any] = {"precision": precision, "batch_size": batch_size, "shard_size": shard_size}
-    options |= {"on_error": on_error, "scales": _scales(scales)}
+    options |= {"on_error": on_error} | ({"scales": scales} if scales else {})
     options |= {"workers": workers} if workers is not None else {}
     if not ray:
         if address or images or cpus != 1 or gpus:
@@ -259,15 +274,6 @@ def extract(
     ray_options: dict[str, Any] = {"address": address, "images": images, "cpus": cpus, "gpus": gpus}
     for name, path in on_ray.extract_museum(read, network, work, **options, **ray_options):
         print(f"{name}: {path}", flush=True)
-
-
-def _scales(text: str) -> tuple[float, ...]:
-    from metlib.extract import SCALES
-
-    try:
-        return tuple(float(item) for item in _items(text)) or SCALES
-    except ValueError:
-        raise ValueError(f"--scales {text!r}: expected numbers separated by commas, such as 1,0.707,0.5") from None
 
 
 @app.command(rich_help_panel=MEASURE)
@@ -295,7 +301,7 @@ def evaluate(
 
     museum = dataset.load(dataset.find(ground_truth), database)
     measured, described = protocol.measure_files(
-        descriptors, museum, whitening=_whitening(whitening), k=k, tau=tau, seed=seed, device=device
+        descriptors, museum, whitening=whitening, k=k, tau=tau, seed=seed, device=device
     )
     if results and not (name or described.made_by.get("backbone")):
         raise ValueError(f"{descriptors[0]} doesn't say which network made it: the results table needs its --name")
@@ -331,7 +337,7 @@ def compare(
     options |= {"on_error": "skip"} if skip_unreadable else {}
     read = dataset.load(dataset.find(museum), database)
     measured = comparison.measure_all(
-        read, networks, work, weights=weights, whitening=_whitening(whitening), seed=seed, results=results, **options
+        read, networks, work, weights=weights, whitening=whitening, seed=seed, results=results, **options
     )
     for title, evaluation, described in measured:
         print(f"{title}\n{protocol.format_evaluation(evaluation, described)}", end="\n\n", flush=True)

@@ -1,4 +1,4 @@
-"""Nearest neighbours and the confidence of what they say.
+"""Nearest neighbours, the classes that they give to queries, and the confidence of each answer.
 
 Search once, at the largest k; every smaller k and every tau is answered from that one result, because
 neighbours are sorted: the first time a class appears in a row is its largest similarity.
@@ -21,11 +21,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from metlib.common.vectors import as_rows
+from metlib.common.checks import check_integer
+from metlib.common.vectors import as_rows, slices
 
 _RESULTS = 2**22  # neighbours asked for at once: with what sorting them takes, about 200 MiB
 _BLOCK = 2**28  # bytes of the database searched at once: of a memory map, no more need lie in memory
 _MEASURED = 2**18  # values of descriptors that are multiplied again at once: in float64, 2 MiB
+_PRODUCTS = 2**28  # similarities computed at once on a device: a gibibyte of float32
 
 # Queries (Q, D), database rows (n, D) and k to the k nearest: similarities (Q, k) and indices (Q, k), roughly.
 _Nearest = Callable[[NDArray[np.float32], NDArray[np.float32], int], tuple[NDArray[np.float32], NDArray[np.int64]]]
@@ -96,6 +98,9 @@ def search(database: ArrayLike, queries: ArrayLike, k: int, *, device: str = "cp
     database, also where a tie crosses the k-th place.
     A database that is a memory map is searched in blocks, so it may be larger than memory.
     Raises ValueError for NaN, infinite or zero rows, different D, k outside 1..N, and a device that isn't here.
+
+    >>> search([[1, 0], [0, 1], [0.6, 0.8]], [[0, 1]], k=2)
+    Neighbours(similarities=array([[1. , 0.8]], dtype=float32), indices=array([[1, 2]]))
     """
     database, queries = as_rows(database, "database descriptors"), as_rows(queries, "query descriptors")
     n = len(database)
@@ -103,10 +108,9 @@ def search(database: ArrayLike, queries: ArrayLike, k: int, *, device: str = "cp
         raise ValueError(
             f"queries have {queries.shape[1]} dimensions, the database {database.shape[1]}: describe both alike"
         )
-    if not isinstance(k, int | np.integer) or not 1 <= k <= n:
-        raise ValueError(f"k must be an integer from 1 to the {n} images of the database, got {k!r}")
+    check_integer("k", k, 1, n, f"the {n} images of the database")
     nearest = _nearest_on(device)
-    # What float32 sums may be wrong by: (Q,)
+    # The largest error of float32 sums: (Q,)
     noise = np.sqrt(database.shape[1]) * np.finfo(np.float32).eps * np.linalg.norm(queries, axis=1)
     noise *= _largest_norm(database)
     similarities = np.empty((len(queries), k), np.float32)
@@ -115,9 +119,8 @@ def search(database: ArrayLike, queries: ArrayLike, k: int, *, device: str = "cp
     wide = min(int(k) + 8, n)  # a few more than asked: noise, or a tie, may push rows beyond the k-th place
     while len(open_rows):
         still_open = []
-        block = max(_RESULTS // wide, 1)
-        for start in range(0, len(open_rows), block):
-            rows = open_rows[start : start + block]
+        for part in slices(len(open_rows), _RESULTS // wide):
+            rows = open_rows[part]
             rough, found = _candidates(queries[rows], database, wide, nearest)
             s, i = _sorted(_measure(queries[rows], database, found), found)
             similarities[rows], indices[rows] = s[:, :k], i[:, :k]
@@ -131,17 +134,38 @@ def _nearest_on(device: str) -> _Nearest:
     """The function that finds the k nearest rows, roughly, on a device."""
     if device == "cpu":
         return lambda queries, rows, k: faiss.knn(queries, rows, k, metric=faiss.METRIC_INNER_PRODUCT)
-    from metlib.common.device import check_device, nearest  # here: nothing else of search needs torch
+    from metlib.common.device import check_device  # with torch, which nothing else of search needs
 
     check_device(device)
-    return partial(nearest, device=device)
+    return partial(_nearest_by_products, device=device)
+
+
+def _nearest_by_products(
+    queries: NDArray[np.float32], rows: NDArray[np.float32], k: int, device: str
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Find the k rows (of n, D) of largest inner product with each query (Q, D): similarities and indices (Q, k).
+
+    Inner products in float32, without TF32, whose ten bits of mantissa aren't enough to distinguish neighbours.
+    """
+    import torch
+
+    similarities, indices = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        columns = torch.tensor(rows, device=device).T  # (D, n)
+        for part in slices(len(queries), _PRODUCTS // len(rows)):
+            s, i = torch.topk(torch.tensor(queries[part], device=device) @ columns, k, dim=1)
+            similarities[part], indices[part] = s.cpu().numpy(), i.cpu().numpy()
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    return similarities, indices
 
 
 def _blocks(database: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Parts of the database (n, D) that fit into memory, each with its first row."""
-    step = max(_BLOCK // (4 * database.shape[1]), 1)
-    for start in range(0, len(database), step):
-        yield start, database[start : start + step]
+    for part in slices(len(database), _BLOCK // (4 * database.shape[1])):
+        yield part.start, database[part]
 
 
 def _largest_norm(database: NDArray[np.float32]) -> float:
@@ -165,17 +189,15 @@ def _candidates(
 def _measure(
     queries: NDArray[np.float32], database: NDArray[np.float32], indices: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Inner products (Q, K) of queries with these rows of the database, in float64, whatever their company."""
+    """Inner products (Q, K) of queries with these rows of the database, in float64, the same in every batch."""
     similarities = np.empty(indices.shape, np.float32)
-    step = max(_MEASURED // (indices.shape[1] * queries.shape[1]), 1)
 
-    def measure(start: int) -> None:
-        some = slice(start, start + step)
-        rows = database[indices[some]].astype(np.float64)  # (q, K, D); cast before: einsum would in small buffers
-        similarities[some] = np.einsum("qkd,qd->qk", rows, queries[some].astype(np.float64))
+    def measure(part: slice) -> None:
+        rows = database[indices[part]].astype(np.float64)  # (q, K, D); cast before: einsum would in small buffers
+        similarities[part] = np.einsum("qkd,qd->qk", rows, queries[part].astype(np.float64))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter's lock
-        list(pool.map(measure, range(0, len(queries), step)))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy releases the interpreter's lock
+        list(pool.map(measure, slices(len(queries), _MEASURED // (indices.shape[1] * queries.shape[1]))))
     return similarities
 
 
@@ -188,7 +210,7 @@ def _sorted(
 
 
 def classify(neighbours: Neighbours, database_labels: ArrayLike, k: int, tau: float) -> Predictions:
-    """Name queries after their nearest neighbour, with the log of a softmax over all n classes as confidence.
+    """Give queries the class of their nearest neighbour, with the log of a softmax over all n classes as confidence.
 
     s_c is the largest similarity among the k nearest that carry class c, never below 0, and 0 for absent
     classes; log p = tau·s_1 - log(sum over classes of exp(tau·s_c)). `database_labels` is (N,), `tau` > 0 has
@@ -197,6 +219,11 @@ def classify(neighbours: Neighbours, database_labels: ArrayLike, k: int, tau: fl
     neighbours more than the ties expected.) Two confidences stay apart while tau·s is below about 700, where
     what is left of 1 is too small for a float64.
     Raises ValueError for k above the K searched, tau that isn't positive, labels that don't fit the indices.
+    Source: Ypsilantis et al., NeurIPS 2021, section 5.
+
+    >>> near = search([[1, 0], [0, 1], [0.6, 0.8]], [[0, 1]], k=3)
+    >>> classify(near, [7, 3, 7], k=3, tau=10).confidence.round(3)
+    array([0.881])
     """
     log_confidence = log_confidences(neighbours, database_labels, (k,), (tau,))[0, 0]
     return Predictions(nearest_labels(neighbours, database_labels), log_confidence)
@@ -232,11 +259,7 @@ def log_confidences(
     positive, so nothing cancels, and 1 - 1e-30 still differs from 1 - 1e-31.
     """
     for k in ks:
-        if not isinstance(k, int | np.integer) or not 1 <= k <= neighbours.k:
-            raise ValueError(
-                f"k must be an integer from 1 to {neighbours.k}, the neighbours searched, got {k!r}: "
-                "search for more of them, or leave this k out"
-            )
+        check_integer("k", k, 1, neighbours.k, f"{neighbours.k}, the neighbours searched")
     for tau in taus:
         if not isinstance(tau, int | float | np.integer | np.floating) or not (np.isfinite(tau) and tau > 0):
             raise ValueError(f"tau must be a positive number, got {tau!r}")
@@ -291,7 +314,15 @@ def _first_of_class(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """The study's nearest-neighbour classifier with scikit-learn's manners, and `classify`."""
+    """The study's nearest-neighbour classifier as a scikit-learn estimator, with `classify` for confidences.
+
+    `k` neighbours enter the softmax, `tau` > 0 sharpens it. After `fit`: `database_` (N, D) and `labels_` (N,), by
+    class, and `classes_` (n,).
+
+    >>> classifier = KNNClassifier(k=1, tau=10).fit([[1.0, 0.0], [0.0, 1.0]], [4, 9])
+    >>> classifier.predict([[0.1, 0.9]])
+    array([9])
+    """
 
     def __init__(self, k: int = 10, tau: float = 50.0) -> None:
         self.k = k
@@ -309,7 +340,7 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def classify(self, Q: ArrayLike) -> Predictions:
-        """Answer queries (Q, D) with labels and log confidences."""
+        """Classify queries (Q, D): labels and log confidences."""
         check_is_fitted(self)
         return classify(search(self.database_, Q, self.k), self.labels_, self.k, self.tau)
 

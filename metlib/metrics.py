@@ -1,4 +1,4 @@
-"""GAP, GAP⁻ and accuracy of predictions, and how sure a set of queries lets us be of them.
+"""GAP, GAP⁻ and accuracy of predictions, with intervals that say how well a set of queries determines them.
 
 All scores are fractions. A query whose truth is -1 (a distractor) has no exhibit, and any answer to it is
 wrong.
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-DISTRACTOR = -1  # as in `dataset`, from which this room imports nothing
+from metlib.common.checks import check_integer
+from metlib.dataset import DISTRACTOR
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ def gap(predicted: ArrayLike, confidence: ArrayLike, truth: ArrayLike) -> float:
     Raises ValueError for different lengths, NaN, and M = 0.
     Source: Perronnin et al., CVPR 2009; Weyand et al., CVPR 2020 (as micro-AP); Ypsilantis et al., 2021,
     section 3.3.
+
+    >>> gap([3, 5, 5], [0.9, 0.8, 0.7], [3, -1, 5])  # right, an answer to a distractor, right: (1 + 2 / 3) / 2
+    0.8333333333333333
     """
     correct, confidence, positive = _checked(predicted, confidence, truth)
     return _gap(correct, confidence, int(positive.sum()))
@@ -84,7 +88,7 @@ def resample(
     Raises ValueError as `gap` does, and where no draw has a positive query.
     """
     correct, confidence, positive = _checked(predicted, confidence, truth)
-    everyone = _Ranking(correct, confidence, positive)
+    of_all = _Ranking(correct, confidence, positive)
     only_positive = _Ranking(correct[positive], confidence[positive], positive[positive])
     rng = np.random.default_rng(seed)
     n, samples = len(correct), []
@@ -93,7 +97,7 @@ def resample(
         m = counts[0, positive].sum()
         if m:
             acc = (counts[0] * correct).sum() / m
-            samples.append((everyone.scores(counts)[0], only_positive.scores(counts[:, positive])[0], acc))
+            samples.append((of_all.scores(counts)[0], only_positive.scores(counts[:, positive])[0], acc))
     if not samples:
         raise ValueError(f"none of {n_resamples} resamples drew a positive query: ask for more resamples")
     return np.array(samples)
@@ -198,8 +202,7 @@ def reliability(
     non-empty bin.
     """
     correct, confidence, _ = _checked(predicted, confidence, truth)
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
+    check_integer("bins", bins, 1)
     if confidence.min() < 0 or confidence.max() > 1:
         raise ValueError(f"reliability needs probabilities in [0, 1], got {confidence.min()} to {confidence.max()}")
     step = np.minimum((confidence * bins).astype(np.int64), bins - 1)
@@ -243,7 +246,7 @@ class _Ranking:
 def _checked(
     predicted: ArrayLike, confidence: ArrayLike, truth: ArrayLike
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.bool_]]:
-    """Give correct (Q,), confidence (Q,), positive (Q,), or say what is wrong with the arguments."""
+    """Check the arguments; give correct (Q,), confidence (Q,) and positive (Q,)."""
     predicted, truth = np.asarray(predicted), np.asarray(truth)
     confidence = np.asarray(confidence, dtype=np.float64)
     if predicted.ndim != 1 or not predicted.shape == confidence.shape == truth.shape:

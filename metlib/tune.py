@@ -45,6 +45,12 @@ def tune(
 
     `database_labels` (N,), `truth` (Q,) with -1 for distractors. The published `ks` are cut to the K that were
     searched. Raises ValueError for another k above K, tau that isn't positive, a split without positive queries.
+
+    >>> from metlib.knn import search
+    >>> near = search([[1, 0], [0, 1], [0.6, 0.8]], [[1, 0.1], [0.1, 1]], k=3)
+    >>> best = tune(near, [7, 3, 7], [7, 3], ks=(1, 3), taus=(1, 10))
+    >>> best.k, best.tau, best.gap
+    (1, 1.0, 1.0)
     """
     ks, taus = (fitting(KS, neighbours.k) if ks is KS else tuple(ks)), tuple(taus)
     if not len(ks) or not len(taus):
@@ -58,7 +64,7 @@ def tune(
 
 
 def fitting(ks: Sequence[int], largest: int) -> tuple[int, ...]:
-    """The values of `ks` that a database of `largest` images, or as many neighbours, can answer."""
+    """Select the values of `ks` that a database of `largest` images, or as many neighbours, can answer."""
     return tuple(k for k in ks if k <= largest)
 
 

@@ -11,7 +11,8 @@ from scipy.linalg.blas import dsyrk
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from metlib.common.vectors import as_rows, unit
+from metlib.common.checks import check_integer
+from metlib.common.vectors import as_rows, slices, unit
 
 _NUMBERS = 2**20  # of rows at a time: 8 MiB in float64, which a processor's cache holds
 
@@ -47,12 +48,12 @@ def decompose(X: ArrayLike) -> Spectrum:
     rows = as_rows(X, "database descriptors")
     n, D = rows.shape
     step = max(_NUMBERS // D, 1)
-    # Seen from the first rows' mean, the sums below are small and lose nothing; what it is off by is put right after.
+    # Relative to the first rows' mean, the sums below are small and lose nothing; the offset is corrected afterwards.
     origin = rows[:step].mean(axis=0, dtype=np.float64)
     total, products = np.zeros(D), np.zeros((D, D), order="F")
     block = np.empty((min(step, n), D))
-    for start in range(0, n, step):
-        part = rows[start : start + step]
+    for cut in slices(n, step):
+        part = rows[cut]
         shifted = block[: len(part)]
         shifted[...] = part  # on its own: converted while they are subtracted, rows take twice as long
         shifted -= origin
@@ -72,12 +73,16 @@ def decompose(X: ArrayLike) -> Spectrum:
 
 
 class PCAWhitening(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Project descriptors on `dim` leading eigenvectors, scaled by eigenvalue^(-shrinkage/2), to unit rows.
+    """Project descriptors on `dim` leading eigenvectors, scaled by eigenvalue^(-shrinkage/2), and L2-normalise them.
 
     `shrinkage=1` whitens, `0` only rotates (PCA), between them the spectrum is flattened in part.
     Mean and covariance are taken in float64. After `fit`: `mean_` (D,), `components_` (dim, D) already
     scaled, `eigenvalues_` (D,) descending, `rank_`.
     Source: Jégou and Chum, ECCV 2012; shrinkage as in Mukundan et al., IJCV 2019.
+
+    >>> X = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+    >>> PCAWhitening(dim=4).fit(X).transform(X).shape
+    (100, 4)
     """
 
     def __init__(self, dim: int = 512, shrinkage: float = 1.0) -> None:
@@ -111,13 +116,12 @@ class PCAWhitening(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _check(self) -> None:
-        if not isinstance(self.dim, int | np.integer) or self.dim < 1:
-            raise ValueError(f"dim must be an integer of at least 1, got {self.dim!r}")
+        check_integer("dim", self.dim, 1)
         if not 0 <= self.shrinkage <= 1:
             raise ValueError(f"shrinkage must lie in [0, 1], got {self.shrinkage!r}")
 
     def transform(self, X: ArrayLike) -> NDArray[np.float32]:
-        """Whiten descriptors (N, D) -> (N, dim), float32 unit rows. Raises ValueError for another D."""
+        """Whiten descriptors (N, D) -> (N, dim), float32, L2-normalised. Raises ValueError for another D."""
         check_is_fitted(self)
         rows = as_rows(X)
         n, D = rows.shape
@@ -126,11 +130,11 @@ class PCAWhitening(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         mean, weight = self.mean_.astype(np.float32), self.components_.astype(np.float32).T
         step = max(_NUMBERS // D, 1)
         white, block = np.empty((n, weight.shape[1]), np.float32), np.empty((min(step, n), D), np.float32)
-        for start in range(0, n, step):  # the mean first: projected apart, the two nearly cancel
-            part = rows[start : start + step]
+        for cut in slices(n, step):  # the mean first: projected apart, the two nearly cancel
+            part = rows[cut]
             centred = np.subtract(part, mean, out=block[: len(part)])
-            projected = np.matmul(centred, weight, out=white[start : start + step])
-            unit(projected, out=projected, first=start)
+            projected = np.matmul(centred, weight, out=white[cut])
+            unit(projected, out=projected, first=cut.start)
         return white
 
     def as_linear(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

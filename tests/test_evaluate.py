@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ import pytest
 from numpy.typing import NDArray
 
 from metlib import dataset, descriptors, evaluate, metrics, tune
+from metlib.analysis import results
+from metlib.cli import main
 from metlib.common.files import sha256
 from metlib.dataset import Museum, Split
 from metlib.descriptors import Described, write_official
-from metlib.evaluate import RELEASED_TOOL, Run, main, measure, say
+from metlib.evaluate import RELEASED_TOOL, Evaluation, choose, format_evaluation, measure, score
+from metlib.knn import search
+from metlib.whiten import PCAWhitening, decompose
 
 N, D, EXHIBITS = 90, 12, 45
 
@@ -108,16 +113,20 @@ def test_the_protocol_is_the_naive_one(dim: int | None, described: Described) ->
         assert row["gap_low"] <= row["gap"] <= row["gap_high"]
         assert len(run.answers[split]) == len(run.neighbours[split].indices) == row["queries"]
     assert run.val["gap"] == pytest.approx(run.tuning.gap) and run.tuned_on_val
-    assert run.neighbours["test"].k == 50 and list(run.seconds)[-3:] == ["search", "tune", "evaluate"]
+    assert run.neighbours["test"].k == 50 and list(run.seconds) == ["choose", "score"]
     assert 0.2 < run.test["gap"] < 0.99  # neither broken nor trivial
 
 
 def test_auto_is_the_published_dimension_or_the_best_on_val(described: Described) -> None:
     museum = described.museum
     run = measure(described)  # 90 images of 12 dimensions are fewer than ten each
-    best = tune.choose_dim(described.database, museum.database.labels, described.val, museum.val.labels)
-    assert run.dims is not None and run.dims == best and run.dim == best.dim
-    assert run.val == measure(described, whitening=best.dim).val
+    assert run.dims is not None and run.dims.dims == tune.candidate_dims(N, D) == (1, 3, 6) and run.dim == run.dims.dim
+    for dim, gap in zip(run.dims.dims, run.dims.gaps, strict=True):  # every candidate is a whitening of its own
+        whitening = PCAWhitening(dim).fit(described.database)
+        near = search(whitening.transform(described.database), whitening.transform(described.val), 50)
+        assert gap == tune.tune(near, museum.database.labels, museum.val.labels).gap
+    assert run.dim == run.dims.dims[int(np.argmax(run.dims.gaps))] and len(set(run.dims.gaps)) > 1
+    assert run.val == measure(described, whitening=run.dims.dim).val
     few = Described(museum, *(unit(getattr(described, name)[:, :9]).astype(np.float32) for _, name in museum.splits()))
     assert (measure(few).dim, measure(few).dims) == (9, None)  # 90 images are ten each
     dead = {name: np.pad(getattr(few, name)[:, :6], ((0, 0), (0, 3))) for _, name in museum.splits()}
@@ -125,12 +134,49 @@ def test_auto_is_the_published_dimension_or_the_best_on_val(described: Described
     assert measure(few, shrinkage=0).shrinkage == 0
 
 
+def test_the_smallest_of_equal_dimensions_is_chosen(described: Described) -> None:
+    sure = described_of(noise=0.001)
+    choice = choose(sure)
+    assert choice.dims is not None and choice.dims.gaps[1:] == (1.0, 1.0) and choice.dim == choice.dims.dims[1]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_nothing_is_decomposed_or_searched_twice(
+    given: bool, described: Described, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spectrum = decompose(described.database) if given else None
+    calls, eigh = [], np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda *given, **named: calls.append("eigh") or eigh(*given, **named))
+    monkeypatch.setattr(evaluate, "search", lambda *given, **named: calls.append("search") or search(*given, **named))
+    choice = choose(described, spectrum=spectrum)
+    assert sorted(calls) == ["eigh"] * (not given) + ["search"] * 3  # a search of val for each dimension
+    score(choice, described, "val")
+    assert calls.count("search") == 3
+    score(choice, described)
+    assert calls.count("search") == 4
+
+
+def test_a_choice_and_a_score_are_the_parts_of_a_measurement(described: Described) -> None:
+    run, choice = measure(described, seed=3), choose(described)
+    assert (choice.dim, choice.tuning.k, choice.tuning.tau) == (run.dim, run.tuning.k, run.tuning.tau)
+    for split, row in (("val", run.val), ("test", run.test)):
+        scored = score(choice, described, split)
+        assert scored.summary(3) == row and scored.scores.gap == row["gap"]
+        assert np.array_equal(scored.answers.labels, run.answers[split].labels)
+    raw = choose(described, whitening="raw")
+    assert (
+        raw.whitening is None and raw.database is described.database and raw.transform(described.test) is described.test
+    )
+    with pytest.raises(ValueError, match="split 'database': expected 'val' or 'test'"):
+        score(choice, described, "database")
+
+
 def test_val_chooses_only_what_is_not_given(described: Described) -> None:
     alone = measure(described, whitening=6, k=1)
     assert alone.tuning.ks == (1,) and alone.tuning.taus == tune.TAUS and alone.neighbours["test"].k == 1
     given = measure(described, whitening=6, k=5, tau=20)
     assert given.tuning.gap_grid.shape == (1, 1) and (given.tuning.k, given.tuning.tau) == (5, 20)
-    assert not given.tuned_on_val and "val (tuned on these)" not in say(given, described.museum)
+    assert not given.tuned_on_val and "val (tuned on these)" not in format_evaluation(given, described.museum)
     assert measure(described, k=5, tau=20).tuned_on_val  # val chose the dimension
     assert measure(described, whitening=6, tau=20).tuning.taus == (20,)
     assert measure(described, whitening=6, ks=(1, 7), taus=(3.0,)).tuning.ks == (1, 7)
@@ -216,7 +262,7 @@ def leave(folder: Path, described: Described) -> Path:
 
 
 def call(*words: str | Path) -> int:
-    return main([str(word) for word in words])
+    return main(["evaluate", *map(str, words)])
 
 
 def scores_in(file: Path) -> dict[str, Any]:
@@ -234,7 +280,7 @@ def test_a_pickle_is_scored_as_what_went_into_it(
     told = scores_in(tmp_path / "descriptors.scores.json")
     wanted = json.loads(json.dumps(run.to_json()))
     assert {key: told[key] for key in wanted if key != "seconds"} == {k: v for k, v in wanted.items() if k != "seconds"}
-    assert list(told["seconds"]) == ["read", "choose dim", "whiten", "search", "tune", "evaluate"]
+    assert list(told["seconds"]) == ["read", "choose", "score"]
     assert (told["museum"], told["database"], told["images"]) == ("ours", "full", N)
     assert told["made_by"] == {"weights": sha256(path)}
     lines = out.splitlines()
@@ -249,10 +295,8 @@ def test_a_pickle_is_scored_as_what_went_into_it(
 
 
 def test_the_difference_to_the_released_tool_is_where_a_reader_meets_it(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--help"])
-    assert ended.value.code == 0
-    help_text = " ".join(capsys.readouterr().out.split())
+    assert main(["evaluate", "--help"]) == 0
+    help_text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
     for text in (help_text, " ".join((evaluate.__doc__ or "").split())):
         assert RELEASED_TOOL in text and "--k 1 --whitening 512 does as their tool" in text.replace("`", "")
 
@@ -263,7 +307,7 @@ def test_k_1_tunes_tau_alone(ours: Described, tmp_path: Path, capsys: pytest.Cap
     assert call(path, *wish) == 0
     told = scores_in(tmp_path / "new" / "s.json")
     assert told["tuning"]["ks"] == [1] and len(told["tuning"]["taus"]) == 12 and told["k"] == 1
-    assert (told["dim"], told["whitening"], told["dims"]) == (6, 6, None)
+    assert (told["dim"], told["dims"]) == (6, None)
     assert "best on val of 12 cells" in capsys.readouterr().out
     assert call(path, *wish, "--tau", "20", "--whitening", "raw", "--seed", "3") == 0
     told = scores_in(tmp_path / "new" / "s.json")
@@ -286,20 +330,19 @@ def test_a_folder_and_several_sets(ours: Described, tmp_path: Path, capsys: pyte
     assert told["test"]["gap"] == measure(joined, whitening=12).test["gap"]
 
 
-def test_rows_go_to_the_ledger(ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ledger = pytest.importorskip("metlib.ledger")
+def test_rows_go_to_the_results_table(ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_official(tmp_path / "x.pkl", ours)
     csv = tmp_path / "results.csv"
-    wish = (path, "--ground-truth", ours.museum.root, "--ledger", csv)
+    wish = (path, "--ground-truth", ours.museum.root, "--results", csv)
     assert call(*wish) == 2 and "needs its --name" in capsys.readouterr().err and not csv.exists()
     assert call(*wish, "--name", "theirs") == 0
-    table = ledger.read(csv)
+    table = results.read(csv)
     run = measure(ours)
     assert sorted(table["split"]) == ["test", "val"] and set(table["network"]) == {"theirs"}
     row = table[table["split"] == "test"].iloc[0]
     assert row["gap"] == pytest.approx(100 * run.test["gap"], abs=0.005) and row["k"] == run.tuning.k
     assert call(leave(tmp_path / "f", ours), *wish[1:]) == 0
-    assert set(ledger.read(csv)["network"]) == {"theirs", "tiny"}
+    assert set(results.read(csv)["network"]) == {"theirs", "tiny"}
 
 
 def bad_inputs(ours: Described, tmp_path: Path) -> dict[str, tuple[list[str | Path], str]]:
@@ -367,14 +410,13 @@ def test_bad_input_is_one_line_and_status_2(
 
 @pytest.mark.parametrize("wish", [["--whitening", "0"], ["--whitening", "all"], ["--k", "x"], ["--database", "big"]])
 def test_words_that_mean_nothing(wish: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["x.pkl", "--ground-truth", "here", *wish])
-    assert ended.value.code == 2 and wish[0] in capsys.readouterr().err
+    assert main(["evaluate", "x.pkl", "--ground-truth", "here", *wish]) == 2
+    assert wish[0] in capsys.readouterr().err
 
 
 def test_a_run_holds_what_pictures_need(described: Described) -> None:
     run = measure(described)
-    assert isinstance(run, Run) and set(run.answers) == set(run.neighbours) == {"val", "test"}
+    assert isinstance(run, Evaluation) and set(run.answers) == set(run.neighbours) == {"val", "test"}
     labels = described.museum.database.labels
     nearest = labels[run.neighbours["test"].indices[:, 0]]
     assert np.array_equal(run.answers["test"].labels, nearest)

@@ -251,7 +251,7 @@ def test_reliability_by_hand() -> None:
     assert metrics.reliability(predicted, confidence, truth, bins=100)[2].tolist() == [1] * 5  # empty bins left out
     with pytest.raises(ValueError, match=r"probabilities in \[0, 1\], got -1.5"):
         metrics.reliability([1], [-1.5], [1])
-    with pytest.raises(ValueError, match=r"bins must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"bins must be an integer of at least 1, got 0"):
         metrics.reliability([1], [0.5], [1], bins=0)
 
 

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from metlib import metrics
 from metlib.common.vectors import unit
 from metlib.knn import Neighbours, classify, search
-from metlib.tune import KS, TAUS, candidate_dims, choose_dim, fitting, tune
-from metlib.whiten import PCAWhitening
+from metlib.tune import KS, TAUS, candidate_dims, fitting, tune
 
 Collection = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
 
@@ -114,19 +113,6 @@ def test_what_cannot_be_tuned_is_refused(wrong: dict[str, object], said: str) ->
 # ---- the whitened dimension ----
 
 
-def test_every_candidate_is_a_whitening_of_its_own() -> None:
-    database, labels, queries, truth = collection(n=120, D=12, noise=0.5)
-    chosen = choose_dim(database, labels, queries, truth, dims=(8, 2, 4))
-    assert chosen.dims == (2, 4, 8)
-    for dim, ours in zip(chosen.dims, chosen.gaps, strict=True):
-        whitening = PCAWhitening(dim).fit(database)
-        white, asked = whitening.transform(database), whitening.transform(queries)
-        alone = tune(search(white, asked, 50), labels, truth)
-        assert ours == pytest.approx(alone.gap, abs=0.01)  # rounding may swap a pair of near ties
-    assert chosen.dim == chosen.dims[int(np.argmax(chosen.gaps))]
-    assert chosen.gaps[2] != chosen.gaps[0]
-
-
 @pytest.mark.parametrize(
     ("n", "D", "expected"),
     [
@@ -142,39 +128,6 @@ def test_every_candidate_is_a_whitening_of_its_own() -> None:
 )
 def test_candidates_end_at_half_where_the_database_is_small(n: int, D: int, expected: tuple[int, ...]) -> None:
     assert candidate_dims(n, D) == expected
-
-
-def test_by_default_a_small_museum_gets_its_short_list() -> None:
-    database, labels, queries, truth = collection(n=80, D=32)
-    chosen = choose_dim(database, labels, queries, truth)
-    assert chosen.dims == candidate_dims(80, 32) == (2, 4, 8, 16)
-    database[:, 6:] = 0
-    queries[:, 6:] = 0
-    poor = choose_dim(unit(database), labels, unit(queries), truth)  # channels that never fire
-    assert max(poor.dims) <= 6
-
-
-@pytest.mark.parametrize("dims", [None, (2, 4)])
-def test_the_database_is_decomposed_once(dims: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    database, labels, queries, truth = collection(n=80, D=32)
-    calls, eigh = [], np.linalg.eigh
-    monkeypatch.setattr(np.linalg, "eigh", lambda *given, **named: calls.append(1) or eigh(*given, **named))
-    choose_dim(database, labels, queries, truth, dims=dims)
-    assert len(calls) == 1
-
-
-def test_the_smallest_of_equals_is_chosen() -> None:
-    centres = np.eye(6, 8, dtype=np.float32) + 0.01 * np.random.default_rng(0).random((6, 8), np.float32)
-    chosen = choose_dim(unit(centres), np.arange(6), unit(centres), np.arange(6), dims=(5, 4, 3))
-    assert chosen.gaps == (1.0, 1.0, 1.0)
-    assert chosen.dim == 3
-
-
-@pytest.mark.parametrize(("dims", "said"), [((), "one or more"), ((0, 2), "at least 1"), ((2, 99), "above the rank 8")])
-def test_dimensions_that_cannot_be_are_refused(dims: tuple[int, ...], said: str) -> None:
-    database, labels, queries, truth = collection()
-    with pytest.raises(ValueError, match=said):
-        choose_dim(database, labels, queries, truth, dims=dims)
 
 
 def test_the_published_ks_are_cut_to_what_was_searched_and_no_others() -> None:

@@ -1,12 +1,8 @@
-"""What a device computes: which one is here, and the nearest rows by matrix products on it."""
+"""Devices that compute: which one is here, and whether one that was asked for can be used."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-
-_PRODUCTS = 2**28  # similarities computed at once: a gibibyte of float32
 
 
 def find_device() -> str:
@@ -23,25 +19,3 @@ def check_device(device: str) -> None:
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {device!r} can't be used here ({reason}): name cuda, mps or cpu, or none") from error
-
-
-def nearest(
-    queries: NDArray[np.float32], rows: NDArray[np.float32], k: int, device: str
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Find the k rows (of n, D) of largest inner product with each query (Q, D): similarities and indices (Q, k).
-
-    Inner products in float32, without TF32, whose ten bits of mantissa aren't enough to tell neighbours apart.
-    """
-    similarities, indices = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-    step = max(_PRODUCTS // len(rows), 1)
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        columns = torch.tensor(rows, device=device).T  # (D, n)
-        for start in range(0, len(queries), step):
-            some = slice(start, start + step)
-            s, i = torch.topk(torch.tensor(queries[some], device=device) @ columns, k, dim=1)
-            similarities[some], indices[some] = s.cpu().numpy(), i.cpu().numpy()
-    finally:
-        torch.set_float32_matmul_precision(precision)
-    return similarities, indices

@@ -1,4 +1,4 @@
-"""Rows are vectors: descriptors checked where they enter, and made unit."""
+"""Rows are vectors: descriptors checked where they enter, L2-normalised, and cut into blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_NUMBERS = 2**20  # of rows at a time, 4 MiB: what is made on the way stays in the processor's cache
+_NUMBERS = 2**20  # of rows at a time, 4 MiB: intermediate results stay in the processor's cache
 
 
 def slices(n: int, step: int) -> Iterator[slice]:
@@ -49,13 +49,12 @@ def unit(rows: NDArray[np.float32], out: NDArray[np.float32] | None = None, *, f
 
     Raises ValueError for a row without a direction, with its number, counted from `first`.
     """
-    made = np.empty(rows.shape, np.float32) if out is None else out
-    step = max(_NUMBERS // max(rows.shape[1], 1), 1)
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
+    normalised = np.empty(rows.shape, np.float32) if out is None else out
+    for cut in slices(len(rows), _NUMBERS // max(rows.shape[1], 1)):
+        part = rows[cut]
         norms = np.linalg.norm(part, axis=1, keepdims=True)
         if not (norms > 0).all():
-            number = first + start + int(np.argmin(norms))
-            raise ValueError(f"row {number} is zero: it has no direction, so it can't be made unit")
-        np.divide(part, norms, out=made[start : start + step], casting="same_kind")
-    return made
+            number = first + cut.start + int(np.argmin(norms))
+            raise ValueError(f"row {number} is zero: it has no direction, so it can't be L2-normalised")
+        np.divide(part, norms, out=normalised[cut], casting="same_kind")
+    return normalised
