@@ -17,12 +17,13 @@ REPORTS =
 ARGS =
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lab paint weights bench check clean FORCE
+.PHONY: help report test quick lab paint weights bench check clean FORCE
 
 help:
 	@echo 'make report   run the course headless and leave reports/index.html (installs into $(VENV) the first time)'
-	@echo 'make test     ruff, mypy and every test, the notebooks on a small museum included'
-	@echo 'make check    ruff and mypy alone'
+	@echo 'make test     ruff, mypy, the import rules and every test, the notebooks on a small museum included'
+	@echo 'make quick    the same without the slow tests: under a minute once installed'
+	@echo 'make check    ruff, mypy and the import rules alone'
 	@echo 'make lab      open the notebooks in JupyterLab'
 	@echo 'make weights  train the embedded network again, from scratch (half an hour on two cores)'
 	@echo 'make bench    how fast it is: ratios taken in one run, into figures/benchmarks.csv (some ten minutes)'
@@ -36,7 +37,7 @@ help:
 	@echo '  WORK=folder       descriptors, kept between runs  (default: work)'
 	@echo '  REPORTS=folder    the report                      (default: reports)'
 	@echo '  FIGURES=folder    pictures and tables             (default: figures for the default run, else REPORTS/figures)'
-	@echo '  ARGS="..."        more for python -m metlib.notebooks: --only 00 02, -p NAME VALUE, --seed 1'
+	@echo '  ARGS="..."        more for metlib report: --only 00,02, -p NAME=VALUE, --seed 1'
 	@echo 'every goal takes PYTHON=program (3.11 or newer) and VENV=folder (default: .venv)'
 
 # Handed over as environment variables, so that spaces and quotes in a path survive the shell.
@@ -47,7 +48,7 @@ report: export METLIB_WORK = $(WORK)
 report: export METLIB_FIGURES = $(FIGURES)
 report: export METLIB_REPORTS = $(REPORTS)
 report: $(VENV)/installed
-	@$(RUN) -m metlib.notebooks \
+	@$(RUN) -m metlib report \
 	  $${METLIB_DATA:+--data "$$METLIB_DATA"} $${METLIB_BACKBONE:+--backbone "$$METLIB_BACKBONE"} \
 	  $${METLIB_DATABASE:+--database "$$METLIB_DATABASE"} $${METLIB_WORK:+--work "$$METLIB_WORK"} \
 	  $${METLIB_FIGURES:+--figures "$$METLIB_FIGURES"} $${METLIB_REPORTS:+--reports "$$METLIB_REPORTS"} $(ARGS)
@@ -55,9 +56,14 @@ report: $(VENV)/installed
 test: check
 	@$(RUN) -m pytest $(ARGS)
 
+quick: check
+	@$(RUN) -m pytest -m 'not slow' $(ARGS)
+
 check: $(VENV)/installed-dev
 	@$(RUN) -m ruff check
+	@$(RUN) -m ruff format --check --quiet metlib tests benchmarks
 	@$(RUN) -m mypy
+	@"$(VENV)/bin/lint-imports" --no-logo
 
 # The kernel of this environment, not one of the same name in your home.
 lab: export JUPYTER_PREFER_ENV_PATH = 1
@@ -65,10 +71,10 @@ lab: paint
 	@$(RUN) -m jupyterlab notebooks
 
 paint: $(VENV)/installed
-	@$(RUN) -m metlib.notebooks --paint
+	@$(RUN) -m metlib paint
 
 weights: $(VENV)/installed
-	@$(RUN) -m metlib.train.embedded $(ARGS)
+	@$(RUN) -m metlib embedded $(ARGS)
 
 # The names of single benchmarks: make bench ARGS="--only search-mini whitening"
 bench: $(VENV)/installed
