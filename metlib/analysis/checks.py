@@ -1,8 +1,7 @@
-"""What a number is worth before anything is learned: the scored split, ties, the database's size, the queries' number.
+"""Score checks: how scores differ for one network by the scored split, ties, database size and number of queries.
 
-Each function measures one way in which two scores differ though the network is the same, on the museum at hand;
-`gain` says what is left when the networks differ. Scores and widths are fractions; only `multiples` reads percentages,
-as they are printed.
+Each function measures one such difference on the museum at hand; `gain` measures what another network adds. Scores and
+widths are fractions; only `multiples` reads percentages, as they are printed.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from metlib.tune import KS, TAUS, Tuning, fitting, tune
 
 
 def multiples(values: Iterable[float], n: int, *, decimals: int = 2) -> pd.DataFrame:
-    """Say of every percentage whether it is m / n as printed with `decimals`, as a share of n queries must be.
+    """Check for every percentage whether it is m / n as printed with `decimals`, as a share of n queries must be.
 
     Columns: `value`; `m` and `multiple`, the nearest count and its percentage; `distance` in percentage points;
     `rounded` and `cut`, whether some m / n becomes the value by rounding (a half either way), or by leaving the further
     decimals off; `passes`, one of the two; `chance`, the share of all percentages of so many decimals that pass.
-    For n = 129 and two decimals chance is 1.94 %, so that twenty of twenty pass is no luck; with one decimal and
-    n = 1,003 every percentage passes, and the question has no answer. Raises ValueError for values outside 0 to 100,
+    For n = 129 and two decimals chance is 1.94 %, so twenty of twenty don't pass by luck; with one decimal and
+    n = 1,003 every percentage passes, and the check decides nothing. Raises ValueError for values outside 0 to 100,
     or printed with more decimals.
     """
     if n < 1 or not 0 <= decimals <= 6:
@@ -177,20 +176,20 @@ def database_size(
     rows, asked, labels = as_rows(database, "database descriptors"), np.asarray(truth), np.asarray(labels)
     if labels.shape != (len(rows),):
         raise ValueError(f"{len(rows)} database descriptors need as many labels, got shape {labels.shape}")
-    everyone = np.unique(labels)
-    shown = np.intersect1d(everyone, asked)
-    others = np.setdiff1d(everyone, shown)
+    all_exhibits = np.unique(labels)
+    shown = np.intersect1d(all_exhibits, asked)
+    others = np.setdiff1d(all_exhibits, shown)
     if exhibits is None:
-        exhibits = sorted({round(size) for size in np.geomspace(max(len(shown), 1), len(everyone), 6)})
+        exhibits = sorted({round(size) for size in np.geomspace(max(len(shown), 1), len(all_exhibits), 6)})
     for size in exhibits:
-        if not len(shown) <= size <= len(everyone) or size < 1:
+        if not len(shown) <= size <= len(all_exhibits) or size < 1:
             raise ValueError(
-                f"{size} exhibits: the queries show {len(shown)} of {len(everyone)}, ask for a number between them"
+                f"{size} exhibits: the queries show {len(shown)} of {len(all_exhibits)}, ask for a number between them"
             )
     rng = np.random.default_rng(seed)
     found = []
     for size in exhibits:
-        for draw in range(draws if size < len(everyone) and size > len(shown) else 1):
+        for draw in range(draws if size < len(all_exhibits) and size > len(shown) else 1):
             kept = np.isin(labels, np.append(shown, rng.choice(others, size - len(shown), replace=False)))
             nearest = min(k, int(kept.sum()))
             answers = classify(search(rows[kept], queries, nearest), labels[kept], nearest, tau)
@@ -242,7 +241,7 @@ def gain(
 
     Both are scored on the same resamples: what is easy or hard about a query falls out of the difference, so its
     interval is narrower than those of the two scores suggest. An interval that holds 0 says that these queries don't
-    tell the two apart. It covers the draw of queries, not that of a training's seed.
+    distinguish the two. It covers the draw of queries, not that of a training's seed.
     Keys, differences of fractions: `gap`, `gap_low`, `gap_high`, likewise `gap_minus`, `acc`.
     Raises ValueError as `metrics.gap` does.
     """

@@ -33,7 +33,7 @@ _OWN = 1e-6  # nearer to a cosine of 1 than this, the gradient is float32's nois
 
 
 def describe_image(embedder: Embedder, image: Picture) -> NDArray[np.float32]:
-    """Describe one image at one scale, as maps of this room take their targets: (D,), a unit vector.
+    """Describe one image at one scale: (D,), L2-normalised, a target for the maps of this module.
 
     Raises OSError for a file that can't be read, ValueError for pixels that aren't uint8 (H, W, 3).
     """
@@ -42,16 +42,16 @@ def describe_image(embedder: Embedder, image: Picture) -> NDArray[np.float32]:
 
 
 def grad_cam(embedder: Embedder, image: Picture, target: ArrayLike, upsample: bool = True) -> NDArray[np.float32]:
-    """Map what in an image raises the cosine between its descriptor and `target` (D,), a unit vector: (H, W).
+    """Map what in an image raises the cosine between its descriptor and `target` (D,), L2-normalised: (H, W).
 
     Channels of the network's last map are added with the mean of their gradients as weights, and what is negative
     is cut to 0; then enlarged bilinearly, or (h, w) as it is with `upsample=False`. Where a transformer gives its
     class token, or what its head attends to, the map are the patch tokens that enter the last block: those that
     leave it have no part in the class token. The gradient of a cosine has no part along the image's own descriptor, so
     the map isn't all that both have in common: with mean pooling, say, its values add up to 0 before they are cut.
-    Raises ValueError for a target that isn't one unit descriptor of this network, for the image's own descriptor
-    (the gradient is then zero, and the map noise), a `Panel`, and a network whose map can't be had; errors of
-    images as `describe_image`. Source: Selvaraju et al., ICCV 2017, equations 1 and 2, with the cosine as the score.
+    Raises ValueError for a target that isn't one descriptor of this network, L2-normalised, for the image's own
+    descriptor (the gradient is then zero, and the map noise), a `Panel`, and a network whose map can't be had; errors
+    of images as `describe_image`. Source: Selvaraju et al., ICCV 2017, equations 1 and 2, with the cosine as the score.
     """
     towards = _target(embedder, target)
     pixels = _pixels(embedder, image)
@@ -107,7 +107,7 @@ class _Seamed(Embedder):
 
 
 def similarity_map(embedder: Embedder, image: Picture, target: ArrayLike) -> NDArray[np.float32]:
-    """Map the cosine of every position's vector with `target` (D,), a unit descriptor: (h, w), 0 for a zero vector.
+    """Map the cosine of every position's vector with `target` (D,), a descriptor: (h, w), 0 for a zero vector.
 
     Raises ValueError as `grad_cam` does for a target, and for networks whose descriptor doesn't live in the space of
     their map: those with a projector, and poolings other than gem and mean. Errors of images as `describe_image`.
@@ -273,21 +273,21 @@ def _pixels(embedder: Embedder, image: Picture) -> Tensor:
 
 
 def _target(embedder: Embedder, target: ArrayLike) -> Tensor:
-    """Check a target: one unit descriptor of this network, (D,), on its device."""
+    """Check a target: one descriptor of this network, (D,), L2-normalised, on its device."""
     if isinstance(embedder, Panel):
         raise ValueError(f"{embedder.name} gives many descriptors in one: take the network of one of its stages")
     row = as_rows(np.asarray(target)[None] if np.ndim(target) == 1 else target, "target")
     norm = float(np.linalg.norm(row[0]))
     if row.shape != (1, embedder.dim) or np.ndim(target) != 1 or abs(norm - 1) > 1e-3:
         raise ValueError(
-            f"target must be one unit descriptor ({embedder.dim},) of {embedder.name}, got shape {np.shape(target)} "
-            f"and norm {norm:.4g}: take one of describe_image, before any whitening"
+            f"target must be one descriptor ({embedder.dim},) of {embedder.name}, L2-normalised, got shape "
+            f"{np.shape(target)} and norm {norm:.4g}: take one of describe_image, before any whitening"
         )
     return torch.tensor(row[0], device=next(embedder.parameters()).device)
 
 
 def _unit_map(embedder: Embedder, image: Picture) -> Tensor:
-    """The network's map of an image with a unit vector (or zero) at each position: (C, h, w)."""
+    """The network's map of an image with an L2-normalised vector (or zero) at each position: (C, h, w)."""
     with torch.inference_mode():
         return F.normalize(embedder.eval().features(_pixels(embedder, image))[0], dim=0)
 

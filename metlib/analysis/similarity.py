@@ -1,6 +1,6 @@
 """Which works are alike, and whether that is more than chance: neighbours within a collection, and what agrees.
 
-A mean similarity of 0.79 says nothing by itself: in some spaces all pairs are that similar. So every agreement stands
+A mean similarity of 0.79 means nothing by itself: in some spaces all pairs are that similar. So every agreement stands
 beside that of random pairs.
 """
 
@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
+from metlib.common.checks import UNKNOWN, check_integer
 from metlib.common.vectors import as_rows, slices
 from metlib.knn import Neighbours, neighbour_labels, search
 
-UNKNOWN = -1  # the label or group of a row that has none
 EXACT = 20_000
 """Rows up to which `uniformity` takes every pair, 200 million of them."""
 PAIRS = 2**22
@@ -50,7 +50,7 @@ def nearest_works(descriptors: ArrayLike, k: int, *, groups: ArrayLike | None = 
 
 
 def alignment(first: ArrayLike, second: ArrayLike, alpha: float = 2) -> float:
-    """Measure how far positive pairs lie apart: the mean of ||x - y||^alpha over rows (N, D) and (N, D), made unit.
+    """Measure how far positive pairs lie apart: the mean of ||x - y||^alpha over rows (N, D) and (N, D), L2-normalised.
 
     0 where both images of every pair have the same descriptor; 2 is what random directions give for alpha = 2.
     Raises ValueError for different shapes, and an alpha that isn't positive.
@@ -66,7 +66,7 @@ def alignment(first: ArrayLike, second: ArrayLike, alpha: float = 2) -> float:
 
 
 def uniformity(descriptors: ArrayLike, t: float = 2, *, seed: int = 0) -> float:
-    """Measure how evenly rows (N, D), made unit, fill the sphere: log of the mean of exp(-t ||x - y||²) over pairs.
+    """Measure how evenly L2-normalised rows (N, D) fill the sphere: log of the mean of exp(-t ||x - y||²) over pairs.
 
     Lower is more even, 0 where all rows are one. Pairs are of two different rows: all of them up to EXACT rows, of
     more rows PAIRS that `seed` draws, in blocks either way.
@@ -117,8 +117,7 @@ def agreement(
             "must be of the same images"
         )
     _check_own(neighbours, group)
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
+    check_integer("draws", draws, 1)
     rng = np.random.default_rng(seed)
     pairs = np.column_stack([neighbours.indices, _others(group, size, rng)])  # (N, K + 1)
     values = np.empty(pairs.shape)

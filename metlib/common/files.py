@@ -19,8 +19,8 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
     The content is synced before the rename, so a crash, a kill or a full disk leaves either the old file or
     the new one, never half of one. Folders are made as needed; text modes write UTF-8. An exception inside
-    the block removes the temporary file and goes on to the caller; a full disk becomes an OSError that says
-    which file and what to do.
+    the block removes the temporary file and goes on to the caller; a full disk becomes an OSError with
+    the file and what to do.
     """
     path = Path(path)
     if "w" not in mode or not set(mode) <= set("wbt+"):

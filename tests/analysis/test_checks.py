@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from metlib import metrics
-from metlib.analysis import checks, results
+from metlib.analysis import checks, published
 from metlib.common.vectors import unit
 from metlib.knn import Neighbours, Predictions, classify, search
 
@@ -52,7 +52,7 @@ def test_a_multiple_is_what_some_count_of_n_is_printed_as(n: int, decimals: int)
 
 
 def test_every_accuracy_of_the_report_is_a_multiple_of_one_in_129_with_its_decimals_cut() -> None:
-    report = results.published().query("source == 'report2022'")
+    report = published.read().query("source == 'report2022'")
     table = checks.multiples(report.acc, 129)
     assert len(table) == 20 and table.passes.all()
     assert table.cut.all() and table.rounded.sum() == 7

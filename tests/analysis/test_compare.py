@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metlib import backbone, dataset, evaluate, extract, knn, metrics, tune
+from metlib import backbone, cli, dataset, evaluate, extract, knn, metrics, tune
 from metlib.analysis import compare, results
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Museum
@@ -28,7 +28,7 @@ def museum(small_museum: Path) -> Museum:
 
 
 def test_a_run_is_the_protocol_and_two_rows(museum: Museum, tmp_path: Path) -> None:
-    run = compare.run(museum, embedder(), tmp_path / "work", ledger_file=tmp_path / "results.csv", seed=3)
+    run = compare.measure(museum, embedder(), tmp_path / "work", results=tmp_path / "results.csv", seed=3)
     described = extract.describe(museum, embedder(), tmp_path / "work")
     by_hand = evaluate.measure(described, seed=3)
     assert (run.test, run.val, run.tuning.k, run.tuning.tau) == (
@@ -43,7 +43,7 @@ def test_a_run_is_the_protocol_and_two_rows(museum: Museum, tmp_path: Path) -> N
 
 def test_networks_are_joined_before_whitening(museum: Museum, tmp_path: Path) -> None:
     one, two = embedder(), embedder(seed=2)
-    run = compare.run(museum, [one, two], tmp_path / "work", whitening=12, scales=(1,))
+    run = compare.measure(museum, [one, two], tmp_path / "work", whitening=12, scales=(1,))
     parts = [extract.describe(museum, each, tmp_path / "work", scales=(1,)) for each in (one, two)]
     database, test = (np.hstack([getattr(part, name) for part in parts]) / 2**0.5 for name in ("database", "test"))
     assert run.raw_dim == one.dim + two.dim and run.dim == 12
@@ -88,36 +88,36 @@ def test_a_large_database_carries_dimensions_up_to_its_rank() -> None:
 
 def test_the_command_line_writes_rows(small_museum: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = backbone.save(embedder(), tmp_path / "a,b+c.safetensors")  # a file's name isn't a list of networks
-    where = ["--work", str(tmp_path / "work"), "--ledger", str(tmp_path / "results.csv"), "--single-scale"]
-    assert compare.main([str(small_museum), str(file), *where]) == 0
+    where = ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "results.csv"), "--single-scale"]
+    assert cli.main(["compare", str(small_museum), str(file), *where]) == 0
     said = capsys.readouterr().out
     assert "GAP" in said and "tuned on these" in said and "results.csv" in said
     assert set(results.read(tmp_path / "results.csv")["network"]) == {"a,b+c"}
-    assert compare.main([str(small_museum), "R18-IN", *where]) == 2
+    assert cli.main(["compare", str(small_museum), "R18-IN", *where]) == 2
     assert "R18IN" in capsys.readouterr().err
-    assert compare.main([str(tmp_path / "none"), "random", *where]) == 2
+    assert cli.main(["compare", str(tmp_path / "none"), "random", *where]) == 2
     assert "error:" in capsys.readouterr().err
 
 
 def test_what_would_stop_a_later_network_stops_the_first(
     small_museum: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    where = ["--work", str(tmp_path / "work"), "--ledger", str(tmp_path / "results.csv"), "--single-scale"]
+    where = ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "results.csv"), "--single-scale"]
     file = backbone.save(embedder(), tmp_path / "tiny.safetensors")
     (tmp_path / "other.csv").write_text("a,b\n")
     for wrong, message in (
         ([str(file), "R18-IN"], "R18IN"),
         ([str(file), "R18IN", "--weights", str(file)], "one file, for 2 networks"),
-        ([str(file), "--ledger", str(tmp_path / "other.csv")], "is no ledger"),
+        ([str(file), "--results", str(tmp_path / "other.csv")], "is no results table"),
     ):
-        assert compare.main([str(small_museum), *where, *wrong]) == 2
+        assert cli.main(["compare", str(small_museum), *where, *wrong]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "work").exists() and not (tmp_path / "results.csv").exists()
 
 
 def test_rows_of_one_network_say_in_what_they_differ(museum: Museum, tmp_path: Path) -> None:
     for options in ({}, {"whitening": "raw"}):
-        compare.run(museum, embedder(), tmp_path / "work", ledger_file=tmp_path / "r.csv", scales=(1,), **options)  # type: ignore[arg-type]
+        compare.measure(museum, embedder(), tmp_path / "work", results=tmp_path / "r.csv", scales=(1,), **options)  # type: ignore[arg-type]
     rows = results.read(tmp_path / "r.csv").query("split == 'test'")
     labels = results.beside(rows, results.comparable(museum, split="test"))["label"]
     assert sorted(labels) == [f"tiny, whitening {way}" for way in sorted(rows["whitening"])]

@@ -235,7 +235,7 @@ def test_agreement_refuses_what_agrees_by_nature_and_what_cannot() -> None:
         similarity.agreement(alone, second, groups=np.zeros(60, int))
     with pytest.raises(ValueError, match="60 queries with neighbours up to row 59, but second has 59 rows"):
         similarity.agreement(alone, second[:-1])
-    with pytest.raises(ValueError, match="draws must be at least 1"):
+    with pytest.raises(ValueError, match="draws must be an integer of at least 1"):
         similarity.agreement(alone, second, draws=0)
     with pytest.raises(ValueError, match="all random pairs are equally similar"):
         similarity.agreement(alone, np.ones((60, 3)))
