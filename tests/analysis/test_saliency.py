@@ -235,7 +235,7 @@ def test_the_images_own_descriptor_is_refused_and_leaves_no_hook() -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (direction(95), r"\(96,\) of tiny, got shape \(95,\)"),
+        (direction(95), r"\(96,\) of tiny, L2-normalised, got shape \(95,\)"),
         (direction(96)[None], r"got shape \(1, 96\)"),
         (2 * direction(96), "norm 2: take one of describe_image"),
         (np.full(96, np.nan), "target: row 0 is NaN"),
