@@ -48,8 +48,8 @@ def _items(text: str | None) -> list[str]:
 
 
 Database: TypeAlias = Annotated[Literal["full", "mini"], typer.Option(help="The museum's full or smaller database.")]
-Museum: TypeAlias = Annotated[Path, typer.Argument(help="A museum in the Met's layout.")]
-Network: TypeAlias = Annotated[str, typer.Argument(help="A recipe, timm name or checkpoint.")]
+Museum: TypeAlias = Annotated[Path, typer.Argument(metavar="MUSEUM", help="A museum in the Met's layout.")]
+Network: TypeAlias = Annotated[str, typer.Argument(metavar="NETWORK", help="A recipe, timm name or checkpoint.")]
 Weights: TypeAlias = Annotated[Path | None, typer.Option(help="A folder of weights, or the file of one network.")]
 Whitening: TypeAlias = Annotated[
     Any,
@@ -139,7 +139,9 @@ def report(
 
 @app.command(rich_help_panel=COURSE)
 def paint(
-    root: Annotated[Path | None, typer.Argument(help="A new or empty folder (default: data/synthetic).")] = None,
+    root: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", help="New or empty (default: data/synthetic).")
+    ] = None,
     exhibits: Annotated[int, typer.Option(help="How many exhibits.")] = 300,
     seed: Annotated[int, typer.Option(help="Another seed, another museum.")] = 0,
     size: Annotated[int, typer.Option(help="Longer side of an image in pixels.")] = 320,
@@ -155,7 +157,7 @@ def paint(
 
 
 @app.command(rich_help_panel=COURSE)
-def stamp(notebooks: Annotated[Path | None, typer.Argument(help="The folder of the notebooks.")] = None) -> None:
+def stamp(notebooks: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="Of the notebooks.")] = None) -> None:
     """Renew the notebooks' setup cells and badges, and strip their outputs (for people who edit them)."""
     from metlib import notebooks as course
 
@@ -195,7 +197,7 @@ def verify(museum: Museum, database: Database = "full") -> None:
 
 @app.command(rich_help_panel=DATA)
 def labels(
-    collection: Annotated[Path, typer.Argument(help="A labelled collection.")],
+    collection: Annotated[Path, typer.Argument(metavar="COLLECTION", help="A labelled collection.")],
     attributes: Annotated[str | None, typer.Option(help="These only (default: the form's own).", metavar="A,B")] = None,
     skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out rows without their image.")] = False,
     decode: Annotated[bool, typer.Option("--verify", help="Decode every image.")] = False,
@@ -278,7 +280,7 @@ def extract(
 
 @app.command(rich_help_panel=MEASURE)
 def evaluate(
-    descriptors: Annotated[list[Path], typer.Argument(help="descriptors.pkl or folders of extract; joined.")],
+    descriptors: Annotated[list[Path], typer.Argument(metavar="DESCRIPTORS...", help="descriptors.pkl, or folders.")],
     ground_truth: Annotated[Path, typer.Option(help="A museum, or its folder of ground truth.")],
     database: Database = "full",
     whitening: Whitening = "auto",
@@ -318,7 +320,9 @@ def evaluate(
 @app.command(rich_help_panel=MEASURE)
 def compare(
     museum: Museum,
-    networks: Annotated[list[str], typer.Argument(help="Recipes, timm names or checkpoints; A,B joins descriptors.")],
+    networks: Annotated[
+        list[str], typer.Argument(metavar="NETWORK...", help="Recipes, timm names, checkpoints; A,B joins.")
+    ],
     database: Database = "full",
     whitening: Whitening = "auto",
     single_scale: Annotated[bool, typer.Option("--single-scale", help="Full size only, not three scales.")] = False,
@@ -408,7 +412,7 @@ def train(
 
 @app.command(rich_help_panel=TRAIN)
 def transfer(
-    collection: Annotated[Path, typer.Argument(help="A labelled collection.")],
+    collection: Annotated[Path, typer.Argument(metavar="COLLECTION", help="A labelled collection.")],
     backbone: Network,
     regimes: Annotated[str, typer.Option(help="Of probe, frozen, fine-tuned, ...")] = "probe,fine-tuned",
     attributes: Annotated[str | None, typer.Option(help="Default: those of the form.", metavar="A,B")] = None,
