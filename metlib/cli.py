@@ -280,7 +280,7 @@ def extract(
 
 @app.command(rich_help_panel=MEASURE)
 def evaluate(
-    descriptors: Annotated[list[Path], typer.Argument(metavar="DESCRIPTORS...", help="descriptors.pkl, or folders.")],
+    descriptors: Annotated[list[Path], typer.Argument(metavar="DESCRIPTORS", help="descriptors.pkl, or folders.")],
     ground_truth: Annotated[Path, typer.Option(help="A museum, or its folder of ground truth.")],
     database: Database = "full",
     whitening: Whitening = "auto",
@@ -321,7 +321,7 @@ def evaluate(
 def compare(
     museum: Museum,
     networks: Annotated[
-        list[str], typer.Argument(metavar="NETWORK...", help="Recipes, timm names, checkpoints; A,B joins.")
+        list[str], typer.Argument(metavar="NETWORK", help="Recipes, timm names, checkpoints; A,B joins.")
     ],
     database: Database = "full",
     whitening: Whitening = "auto",
