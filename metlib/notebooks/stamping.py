@@ -27,17 +27,14 @@ def address() -> str | None:
     if not project.is_file():
         return None
     urls = tomllib.loads(project.read_text(encoding="utf-8"))["project"].get("urls", {})
-    return urls["Repository"].rstrip("/") if "Repository" in urls else None
+    return next((url.rstrip("/") for name, url in urls.items() if name.lower() == "repository"), None)
 
 
 def setup_cell() -> str:
     """The setup cell of every notebook, with a hint for readers who opened the notebook without its folder."""
     known = address()
-    hint = (
-        f"Run !git clone {known} /content/metlib"
-        if known
-        else "Put a checkout of metlib into /content or on your Drive"
-    )
+    clone, upload = f"Run !git clone {known} /content/metlib", "Put a checkout of metlib into /content or on your Drive"
+    hint = clone if known else upload
     return SETUP.replace("HINT", hint)
 
 
