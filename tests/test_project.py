@@ -17,130 +17,20 @@ import nbformat
 import pytest
 import yaml
 
-from metlib import notebooks
+from metlib.notebooks import read_parameters, runner, stamping
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-# Each room and the rooms it may import; a room that isn't listed fails.
-IMPORTS = {
-    "__init__": set(),
-    "files": set(),
-    "progress": set(),
-    "vectors": set(),
-    "download": {"files", "progress"},
-    "dataset": {"download", "files"},
-    "atelier/__init__": set(),
-    "atelier/brushes": set(),
-    "atelier/objects": {"atelier/brushes"},
-    "atelier/paintings": {"atelier/brushes", "atelier/objects"},
-    "atelier/photographs": {"atelier/brushes", "atelier/objects", "atelier/paintings"},
-    "synthetic": {"atelier/brushes", "atelier/photographs", "dataset", "files", "progress"},
-    "aggregation": set(),
-    "recipes": {"aggregation", "download"},
-    "weights": {"download", "recipes"},
-    "backbone": {"files", "recipes", "vectors", "weights"},
-    "descriptors": {"dataset", "files", "vectors"},
-    "device": set(),
-    "shards": {"dataset", "descriptors", "files", "progress"},
-    "extract": {"backbone", "dataset", "descriptors", "device", "progress", "shards"},
-    "whiten": {"vectors"},
-    "knn": {"device", "vectors"},
-    "metrics": set(),
-    "tune": {"knn", "metrics", "vectors", "whiten"},
-    "ledger": {"dataset", "descriptors", "files"},
-    "fairness": {"knn", "metrics", "tune", "vectors"},
-    "evaluate": {"dataset", "descriptors", "files", "knn", "ledger", "metrics", "tune", "whiten"},
-    "attributes": {"dataset", "files"},
-    "outliers": {"knn", "vectors"},
-    "similarity": {"knn", "vectors"},
-    "saliency": {"backbone", "dataset", "vectors"},
-    "plots": {"dataset", "files"},
-    "report": {"dataset", "files"},
-    "notebooks": {"dataset", "files", "report", "synthetic"},
-    "benchmark": {
-        *("backbone", "dataset", "descriptors", "evaluate", "extract", "ledger", "recipes", "vectors", "whiten"),
-    },
-    "scale/__init__": set(),
-    "scale/on_lance": {"files", "knn", "vectors"},
-    "scale/on_ray": {"backbone", "dataset", "descriptors", "extract", "progress", "shards"},
-    "train/__init__": set(),
-    "train/augment": {"dataset"},
-    "train/loop": {
-        *("backbone", "dataset", "descriptors", "device", "extract", "files", "knn", "metrics", "progress", "tune"),
-        *("train/augment", "whiten"),
-    },
-    "train/contrastive": {"backbone", "dataset", "knn", "train/loop"},
-    "train/simsiam": {"backbone", "dataset", "train/loop"},
-    "train/byol": {"backbone", "dataset", "train/loop"},
-    "train/parametric": {
-        *("backbone", "dataset", "evaluate", "extract", "files", "knn", "metrics", "vectors"),
-        "train/loop",
-    },
-    "train/cache": {"dataset", "extract", "files", "progress"},
-    "train/multitask": {
-        *("attributes", "backbone", "dataset", "descriptors", "extract", "files", "train/loop", "vectors"),
-    },
-    "train/transfer": {
-        *("attributes", "backbone", "extract", "files", "ledger", "metrics", "train/cache", "train/loop"),
-        "train/multitask",
-    },
-    "train/embedded": {"backbone", "dataset", "recipes", "synthetic", "train/loop", "train/parametric"},
-    "train/__main__": {
-        *("backbone", "dataset", "train/byol", "train/contrastive", "train/loop", "train/parametric"),
-        "train/simsiam",
-    },
-}
-NO_TORCH = (
-    *("dataset", "descriptors", "synthetic", "vectors", "whiten", "knn", "metrics", "tune", "evaluate"),
-    *("ledger", "fairness", "plots", "notebooks", "attributes", "outliers", "similarity"),
-)
 MODULES = sorted((ROOT / "metlib").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def room(path: Path) -> str:
-    return path.relative_to(ROOT / "metlib").with_suffix("").as_posix()
-
-
-def imported(path: Path) -> set[str]:
-    """Names of the metlib modules that a file imports anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {_inside(name.name) for name in node.names if name.name.startswith("metlib.")}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            if node.module == "metlib":
-                found |= {name.name for name in node.names}
-            elif node.module.startswith("metlib."):
-                found.add(_inside(node.module))
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            found.add(node.module or node.names[0].name)
-    return found - {"__version__"}
-
-
-def _inside(module: str) -> str:
-    return module.removeprefix("metlib.").replace(".", "/")
-
-
-@pytest.mark.parametrize("path", MODULES, ids=room)
-def test_a_room_imports_only_what_the_design_allows(path: Path) -> None:
-    assert room(path) in IMPORTS, f"{room(path)} is a new room: give it a line in IMPORTS"
-    assert imported(path) <= IMPORTS[room(path)]
-
-
-def test_the_rooms_have_no_cycles() -> None:
-    import graphlib
-
-    list(graphlib.TopologicalSorter(IMPORTS).static_order())
-
-
-@pytest.mark.parametrize("module", NO_TORCH)
-def test_right_of_the_descriptors_nothing_imports_torch(module: str) -> None:
-    if not (ROOT / "metlib" / f"{module}.py").is_file():
-        pytest.skip(f"no metlib.{module} yet")
-    code = f"import sys, metlib.{module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+def test_imports_follow_the_rules_in_pyproject() -> None:
+    pytest.importorskip("importlinter", reason="import-linter isn't installed: pip install -e '.[dev]'")
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    done = subprocess.run([sys.executable, "-c", code, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_importing_metlib_imports_nothing_heavy() -> None:
@@ -148,6 +38,15 @@ def test_importing_metlib_imports_nothing_heavy() -> None:
     code = f"import sys, metlib; print(*{heavy!r}.intersection(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"numpy", "torch", "pandas", "matplotlib"}
+    code = (
+        f"import sys; from metlib import cli; print(cli.main(['--help'])); print(*{heavy!r}.intersection(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["0", ""]
 
 
 # --- dependencies ---
@@ -229,7 +128,7 @@ def test_a_notebook_is_clean(path: Path, notebook: nbformat.NotebookNode) -> Non
     assert notebook.metadata.kernelspec.name == "python3"
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            assert not cell.outputs and cell.execution_count is None, "clear the outputs: --stamp does"
+            assert not cell.outputs and cell.execution_count is None, "clear the outputs: `python -m metlib stamp` does"
     assert path.stat().st_size < 100_000
 
 
@@ -239,10 +138,10 @@ def test_a_notebook_names_no_machine(path: Path) -> None:
 
 
 def test_parameters_are_literals_with_a_reason_each(notebook: nbformat.NotebookNode) -> None:
-    found = notebooks.parameters(notebook)
-    assert set(notebooks.COMMON) | {"interactive"} <= set(found)
+    found = read_parameters(notebook)
+    assert set(runner.COMMON) | {"interactive"} <= set(found)
     assert found["interactive"] is False and found["seed"] == 0 and found["backbone"] == "embedded"
-    (cell,) = notebooks.tagged(notebook, "parameters")
+    (cell,) = runner.tagged(notebook, "parameters")
     lines = cell.source.splitlines()
     for statement in ast.parse(cell.source).body:
         above = lines[statement.lineno - 2] if statement.lineno > 1 else ""
@@ -251,10 +150,19 @@ def test_parameters_are_literals_with_a_reason_each(notebook: nbformat.NotebookN
 
 
 def test_the_setup_cell_and_the_badge_are_the_templates(path: Path, notebook: nbformat.NotebookNode) -> None:
-    assert [cell.source for cell in notebooks.tagged(notebook, "setup")] == [notebooks.setup_cell()], "run --stamp"
-    assert notebooks.badged(notebook.cells[0].source, path.name) == notebook.cells[0].source, "run --stamp"
+    (setup,) = runner.tagged(notebook, "setup")
+    assert setup.source == stamping.setup_cell(), "run python -m metlib stamp"
+    assert stamping.badged(notebook.cells[0].source, path.name) == notebook.cells[0].source, (
+        "run python -m metlib stamp"
+    )
     order = [tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
     assert order.index("parameters") < order.index("setup")
+
+
+def test_the_helper_of_the_setup_cell_knows_the_address() -> None:
+    text = (ROOT / "notebooks" / "setup_course.py").read_text(encoding="utf-8")
+    expected = f'"{stamping.address()}"' if stamping.address() else "None"
+    assert re.findall(r"^REPOSITORY = (\S+)", text, re.MULTILINE) == [expected], "run python -m metlib stamp"
 
 
 def test_a_notebook_keeps_its_budget(notebook: nbformat.NotebookNode) -> None:
@@ -308,8 +216,8 @@ def test_make_hands_paths_with_spaces_and_quotes_to_the_runner(make: str, tmp_pa
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "env" / "installed").touch()
-    wish = ["VENV=env", 'DATA=my "own" museum\'s', "DATABASE=mini", "ARGS=--only 00"]
-    done = subprocess.run([make, "report", *wish], cwd=tmp_path, capture_output=True, text=True, check=True)
+    variables = ["VENV=env", 'DATA=my "own" museum\'s', "DATABASE=mini", "ARGS=--only 00"]
+    done = subprocess.run([make, "report", *variables], cwd=tmp_path, capture_output=True, text=True, check=True)
     words = ["-m", "metlib.notebooks", "--data", 'my "own" museum\'s', "--database", "mini", "--only", "00"]
     assert done.stdout.splitlines() == [f"<{word}>" for word in words]
 

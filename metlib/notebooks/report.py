@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import csv
 import io
 import re
@@ -22,13 +23,10 @@ from metlib.dataset import DISTRACTOR, Museum
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCORES = "00_the_whole_thing.csv"
-LEDGER = "results.csv"
-FLOOR = "random"
-OWN = "embedded"
+RESULTS = "results.csv"
 METRICS = {"gap": "GAP", "gap_minus": "GAP⁻", "acc": "ACC"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
-PATHS = ("data_root", "work_dir", "figures_dir")
-"""Parameters that name places on one machine; they stay out of what is shown."""
+PATHS = ("data_root", "work_dir", "figures_dir")  # parameters that name folders of one machine, and aren't shown
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class ExecutedNotebook:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What the runner gave it, places aside."""
+        """The parameters that the runner passed, without folders."""
         given = self.notebook.metadata.get("papermill", {}).get("parameters", {})
         return {name: value for name, value in given.items() if name not in PATHS}
 
@@ -66,17 +64,16 @@ class ExecutedNotebook:
 
     def thumbnail(self, width: int = 640) -> tuple[str, str] | None:
         """The first picture as a data URI, scaled down, with its alt text; None where there is none."""
-        outputs = (output for cell in self.notebook.cells for output in cell.get("outputs", []))
-        for output in outputs:
-            if png := output.get("data", {}).get("image/png"):
-                with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
-                    small = picture.convert("RGB")
-                small.thumbnail((width, width))
-                buffer = io.BytesIO()
-                small.save(buffer, "JPEG", quality=85)
-                alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
-                return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", alt
-        return None
+        outputs = [output for cell in self.notebook.cells for output in cell.get("outputs", [])]
+        output = next((output for output in outputs if "image/png" in output.get("data", {})), None)
+        if output is None:
+            return None
+        picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGB")
+        picture.thumbnail((width, width))
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=85)
+        alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", alt
 
 
 def _plain(markdown: str) -> str:
@@ -85,11 +82,8 @@ def _plain(markdown: str) -> str:
     return " ".join(re.sub(r"\*+|`|<[^>]+>", "", text).split())
 
 
-# --- the table of scores ---
-
-
 def read_scores(figures: Path) -> list[dict[str, str]]:
-    """The rows of the course's table of scores, as text; none where the file is missing."""
+    """Read the rows of the course's table of scores, as text; an empty list if the file is missing."""
     path = figures / SCORES
     if not path.is_file():
         return []
@@ -98,7 +92,7 @@ def read_scores(figures: Path) -> list[dict[str, str]]:
 
 
 def percent(row: dict[str, str], metric: str) -> tuple[str, str]:
-    """A score and its interval in percent, such as ("91.7", "88.2–94.6"); empty where the table has none."""
+    """A score and its interval in percent, such as ("91.7", "88.2–94.6"); empty texts if the table has none."""
     try:
         value, low, high = (100 * float(row.get(metric + part) or "nan") for part in ("", "_low", "_high"))
     except ValueError:
@@ -107,12 +101,13 @@ def percent(row: dict[str, str], metric: str) -> tuple[str, str]:
 
 
 def format_scores(scores: Sequence[dict[str, str]]) -> str:
-    """The table of scores for a terminal: percentages with their intervals, tuned-on-itself rows marked."""
+    """Format the table of scores for a terminal: percentages with intervals; rows tuned on themselves are marked."""
     if not scores:
         return "(no table of scores: notebook 00 was not run, or saved none)"
     rows = [["queries of", "tuned on", "queries", *METRICS.values(), "dim", "k", "tau", "backbone"]]
     for row in scores:
-        cells = [f"{value} [{interval}]" if interval else value for value, interval in _scores_of(row)]
+        scored = [percent(row, metric) for metric in METRICS]
+        cells = [f"{value} [{interval}]" if interval else value for value, interval in scored]
         settings = [row.get(name, "") for name in ("dim", "k", "tau", "backbone")]
         same = " (itself)" if row.get("tuned_on") == row.get("split") else ""
         sizes = f"{row.get('queries', '')} ({row.get('positives', '')} with an exhibit)"
@@ -121,41 +116,29 @@ def format_scores(scores: Sequence[dict[str, str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _scores_of(row: dict[str, str]) -> list[tuple[str, str]]:
-    return [percent(row, metric) for metric in METRICS]
-
-
-# --- pages ---
-
-
 def write_pages(
-    ran: Sequence[ExecutedNotebook], folder: Path, museum: Museum, backbone: str, scores: Sequence[dict[str, str]]
+    executed: Sequence[ExecutedNotebook], folder: Path, museum: Museum, backbone: str, scores: Sequence[dict[str, str]]
 ) -> Path:
-    """Write one HTML page a notebook, and `index.html`, which is returned; no page needs a network."""
+    """Write one HTML page per notebook, and `index.html`, whose path is returned; no page needs a network."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    pages = {one.stem for one in ran}
-    for i, one in enumerate(ran):
-        course = {
-            "style": style,
-            "title": f"{one.number} · {one.title}",
-            "previous": ran[i - 1] if i else None,
-            "next": ran[i + 1] if i + 1 < len(ran) else None,
-        }
-        with replacing(folder / f"{one.stem}.html", "w") as file:
-            file.write(_page(one.notebook, course, pages))
+    stems = {page.stem for page in executed}
+    for previous, page, following in zip([None, *executed], executed, [*executed[1:], None], strict=False):
+        course = {"style": style, "title": f"{page.number} · {page.title}", "previous": previous, "next": following}
+        with replacing(folder / f"{page.stem}.html", "w") as file:
+            file.write(_page(page.notebook, course, stems))
     text = environment.get_template("index.html.j2").render(
         style=style,
         museum=museum,
-        splits=[(name, len(one), int((one.labels != DISTRACTOR).sum())) for one, name in museum.splits()],
+        splits=[(name, len(split), int((split.labels != DISTRACTOR).sum())) for split, name in museum.splits()],
         exhibits=len(set(museum.database.labels.tolist())),
         backbone=Path(backbone).name,
-        floor=backbone == FLOOR,
-        own=backbone == OWN,
-        scores=[(row, _scores_of(row)) for row in scores],
+        untrained=backbone == "random",
+        embedded=backbone == "embedded",
+        scores=[(row, [percent(row, metric) for metric in METRICS]) for row in scores],
         metrics=list(METRICS.values()),
-        ran=ran,
-        minutes=sum(one.seconds for one in ran) / 60,
+        pages=executed,
+        minutes=sum(page.seconds for page in executed) / 60,
     )
     with replacing(folder / "index.html", "w") as file:
         file.write(text)
@@ -163,14 +146,8 @@ def write_pages(
 
 
 def _page(notebook: NotebookNode, course: dict[str, Any], pages: set[str]) -> str:
-    exporter = HTMLExporter(
-        template_name="page",
-        extra_template_basedirs=[str(TEMPLATES)],
-        embed_images=True,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        exclude_anchor_links=True,
-    )
+    exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(TEMPLATES)], embed_images=True)
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = exporter.exclude_anchor_links = True
     body, _ = exporter.from_notebook_node(_for_a_page(notebook), resources={"course": course})
 
     def link(match: re.Match[str]) -> str:  # a notebook that wasn't run has no page to link to
@@ -181,57 +158,42 @@ def _page(notebook: NotebookNode, course: dict[str, Any], pages: set[str]) -> st
 
 def _for_a_page(notebook: NotebookNode) -> NotebookNode:
     """A copy without what needs a network or a kernel: the Colab badge's picture, and widgets."""
-    badge = re.compile(r"<!-- badge -->.*?<!-- /badge -->", re.DOTALL)
-    cells = []
-    for cell in notebook.cells:
-        copy = NotebookNode(cell, source=badge.sub("", cell.source))
+    page = copy.deepcopy(notebook)
+    page.metadata.pop("widgets", None)
+    for cell in page.cells:
+        cell.source = re.sub(r"<!-- badge -->.*?<!-- /badge -->", "", cell.source, flags=re.DOTALL)
         if cell.cell_type == "code":
-            copy.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
-        cells.append(copy)
-    metadata = NotebookNode({name: value for name, value in notebook.metadata.items() if name != "widgets"})
-    return NotebookNode(notebook, cells=cells, metadata=metadata)
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    return page
 
 
-# --- the figures' own list ---
+def write_figures_readme(executed: Sequence[ExecutedNotebook], folder: Path) -> Path | None:
+    """Write README.md beside the pictures: which notebook, parameters and data made each; None without a picture.
 
-
-def write_figures_readme(ran: Sequence[ExecutedNotebook], folder: Path) -> Path | None:
-    """Write README.md beside the pictures: which notebook, parameters and data made each; None without one.
-
-    Alt text and the stamp of the data are read from the PNG files themselves, so the list can't drift.
+    Alt text and the stamp of the data are read from the PNG files, so the list always fits them.
     """
     pictures = sorted(folder.glob("[0-9][0-9]_*.png"))
     if not pictures:
         return None
-    given = {one.number: one for one in ran}
-    lines = [
-        "# Figures",
-        "",
-        "Written by `make report`; every picture carries its text in its own metadata.",
-        "",
-    ]
+    notebooks = {notebook.number: notebook for notebook in executed}
+    parts = ["# Figures", "Written by `make report`; every picture carries its text in its own metadata."]
     for path in pictures:
         with Image.open(path) as picture:
             texts = {str(name): text for name, text in picture.info.items() if isinstance(text, str)}
-        one = given.get(path.stem[:2])
-        source = one.stem if one else f"{path.stem[:2]}, in an earlier run"
-        settings = ", ".join(f"`{name}={value!r}`" for name, value in one.parameters.items()) if one else ""
-        lines += [f"## {path.name}", "", f"![{_alt(texts)}]({path.name})", "", f"{_alt(texts)}", ""]
-        lines += [f"- notebook: {source}{f', with {settings}' if settings else ''}"]
-        lines += [f"- data: {texts.get('Source', 'not stamped')}"]
+        alt = " ".join(texts.get("Description", texts.get("Title", "no description")).split()).replace("]", ")")
+        source = f"{path.stem[:2]}, in an earlier run"
+        if notebook := notebooks.get(path.stem[:2]):
+            settings = ", ".join(f"`{name}={value!r}`" for name, value in notebook.parameters.items())
+            source = f"{notebook.stem}, with {settings}" if settings else notebook.stem
+        facts = [f"- notebook: {source}", f"- data: {texts.get('Source', 'not stamped')}"]
         if path.with_suffix(".csv").is_file():
-            lines += [f"- numbers: [{path.stem}.csv]({path.stem}.csv)"]
-        lines += [""]
-    if (folder / LEDGER).is_file():
-        lines += [f"## {LEDGER}", "", "The ledger: one row a run and split, in percent, with all that it depended on."]
-        lines += [""]
+            facts.append(f"- numbers: [{path.stem}.csv]({path.stem}.csv)")
+        parts += [f"## {path.name}", f"![{alt}]({path.name})", alt, "\n".join(facts)]
+    if (folder / RESULTS).is_file():
+        parts += [f"## {RESULTS}", "The results table: one row per run and split, in percent, with its settings."]
     if (folder / "benchmarks.png").is_file():
-        lines += ["## benchmarks.png", "", "![How fast it is, by figure.](benchmarks.png)", ""]
-        lines += ["Written by `make bench`; numbers: [benchmarks.csv](benchmarks.csv)."]
+        parts += ["## benchmarks.png", "![How fast it is, by figure.](benchmarks.png)"]
+        parts += ["Written by `make bench`; numbers: [benchmarks.csv](benchmarks.csv)."]
     with replacing(folder / "README.md", "w") as file:
-        file.write("\n".join(lines).rstrip("\n") + "\n")
+        file.write("\n\n".join(parts) + "\n")
     return folder / "README.md"
-
-
-def _alt(texts: dict[str, str]) -> str:
-    return " ".join(texts.get("Description", texts.get("Title", "no description")).split()).replace("]", ")")

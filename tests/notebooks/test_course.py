@@ -9,25 +9,25 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from metlib import notebooks
-from metlib.notebooks import report
+from metlib import cli
+from metlib.notebooks import report, runner
 
-NOTEBOOKS = sorted(notebooks.ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
+NOTEBOOKS = sorted(runner.ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
 
 
 @pytest.fixture(scope="module")
 def reports(small_museum: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `python -m metlib.notebooks` leaves for a small museum."""
+    """The folder that `metlib report` leaves for a small museum."""
     if not NOTEBOOKS:
         pytest.skip("notebooks/ is empty")
     out = tmp_path_factory.mktemp("course")
-    arguments = ["--data", small_museum, "--reports", out, "--work", out / "work", "--timeout", 300]
-    arguments += ["-p", "interactive", "true"]  # the sliders are run too, beside the static pictures
-    arguments += ["-p", "changes", '{"size": 64, "epochs": 1}']  # of the training settings
-    arguments += ["-p", "collection", small_museum, "-p", "other_exhibits", 40]  # labelled images
+    arguments = ["report", "--data", small_museum, "--reports", out, "--work", out / "work", "--timeout", 300]
+    arguments += ["-p", "interactive=true"]  # the sliders are run too, beside the static pictures
+    arguments += ["-p", 'changes={"size": 64, "epochs": 1}']  # of the training settings
+    arguments += ["-p", f"collection={small_museum}", "-p", "other_exhibits=40"]  # labelled images
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", "")  # the runner sets it for its kernels
-        assert notebooks.main([str(word) for word in arguments]) == 0
+        assert cli.main([str(word) for word in arguments]) == 0
     return out
 
 

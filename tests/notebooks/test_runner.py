@@ -13,8 +13,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from metlib import notebooks
-from metlib.notebooks import NotebookFailed, Refused, report
+from metlib import cli
+from metlib.notebooks import NotebookFailed, Refused, report, runner
 
 PARAMETERS = """\
 data_root = "../data/synthetic"  # the museum
@@ -86,12 +86,12 @@ def write(folder: Path, name: str, *cells: str, parameters: str = PARAMETERS, ti
 
 
 def values(folder: Path) -> dict[str, object]:
-    return {name: str(folder) if name.endswith(("_dir", "_root")) else 0 for name in notebooks.COMMON}
+    return {name: str(folder) if name.endswith(("_dir", "_root")) else 0 for name in runner.COMMON}
 
 
-def run(folder: Path, *cells: str, **wishes: object) -> report.Ran:
+def execute(folder: Path, *cells: str, **options: object) -> report.ExecutedNotebook:
     path = write(folder / "notebooks", "00_a.ipynb", *cells)
-    return notebooks.run(path, folder / "out" / "00_a.ipynb", values(folder), **wishes)  # type: ignore[arg-type]
+    return runner.execute(path, folder / "out" / "00_a.ipynb", values(folder), **options)  # type: ignore[arg-type]
 
 
 # --- a whole run ---
@@ -107,10 +107,10 @@ def test_a_run_leaves_pages_pictures_and_a_table(
     write(folder, "00_the_whole_thing.ipynb", PICTURE, TABLE, where, title="00 · The whole <thing>")
     write(folder, "01_b.ipynb", check, parameters=more, title="01 · The second")
     out = tmp_path / "my reports"
-    arguments = ["--notebooks", folder, "--data", museum, "--reports", out]
+    arguments = ["report", "--notebooks", folder, "--data", museum, "--reports", out]
     arguments += ["--work", tmp_path / "work", "--seed", 3]
-    arguments += ["-p", "k", 7, "-p", "dims", "[1, 2]", "-p", "label", 12]
-    assert notebooks.main([str(word) for word in arguments]) == 0
+    arguments += ["-p", "k=7", "-p", "dims=[1, 2]", "-p", "label=12"]
+    assert cli.main([str(word) for word in arguments]) == 0
     text = capsys.readouterr()
 
     assert re.search(r"^\[1/2\] 00_the_whole_thing \.\.\. \d+ s\n\[2/2\] 01_b \.\.\. \d+ s$", text.err, re.MULTILINE)
@@ -135,15 +135,18 @@ def test_a_run_leaves_pages_pictures_and_a_table(
     assert str(tmp_path) not in readme
 
 
-@pytest.mark.parametrize(("backbone", "says"), [("random", "a floor"), ("embedded", "of a small"), ("resnet18", None)])
+@pytest.mark.parametrize(
+    ("backbone", "verdict"), [("random", "a floor"), ("embedded", "of a small"), ("resnet18", None)]
+)
 def test_the_first_page_says_what_the_network_is_worth(
-    backbone: str, says: str | None, tmp_path: Path, museum: Path
+    backbone: str, verdict: str | None, tmp_path: Path, museum: Path
 ) -> None:
     write(tmp_path / "books", "00_the_whole_thing.ipynb", "1")
-    arguments = ["--notebooks", tmp_path / "books", "--data", museum, "--reports", tmp_path, "--backbone", backbone]
-    assert notebooks.main([str(word) for word in [*arguments, "--work", tmp_path / "work"]]) == 0
+    arguments = ["report", "--notebooks", tmp_path / "books", "--data", museum, "--reports", tmp_path]
+    arguments += ["--backbone", backbone, "--work", tmp_path / "work"]
+    assert cli.main([str(word) for word in arguments]) == 0
     index = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert f"These scores are {says}" in index if says else "These scores are" not in index
+    assert f"These scores are {verdict}" in index if verdict else "These scores are" not in index
 
 
 # --- what a notebook may not do ---
@@ -151,7 +154,7 @@ def test_the_first_page_says_what_the_network_is_worth(
 
 def test_a_cell_that_raises_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotebookFailed) as caught:
-        run(tmp_path, "x = 1", "\n# second\nprint(x / 0)", "x = 2")
+        execute(tmp_path, "x = 1", "\n# second\nprint(x / 0)", "x = 2")
     text = str(caught.value)
     assert "00_a.ipynb, code cell 3 of 4 (# second): ZeroDivisionError: division by zero" in text
     executed = tmp_path / "out" / "00_a.ipynb"
@@ -161,17 +164,17 @@ def test_a_cell_that_raises_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cells", [("import sys; sys.exit(0)", "x = 1"), ("x = 1", "raise SystemExit")])
 def test_a_notebook_that_ends_early_fails(tmp_path: Path, cells: tuple[str, str]) -> None:
     with pytest.raises(NotebookFailed, match=r"\((import sys|raise System).*ended the notebook early"):
-        run(tmp_path, *cells)
+        execute(tmp_path, *cells)
 
 
 def test_a_kernel_that_dies_fails_and_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotebookFailed, match=r"code cell 2 of 3 \(import os.*the kernel died"):
-        run(tmp_path, "import os; os._exit(0)", "x = 1")
+        execute(tmp_path, "import os; os._exit(0)", "x = 1")
 
 
 def test_a_cell_that_takes_too_long_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotebookFailed, match=r"code cell 2 of 2 \(import time.*longer than 1 s"):
-        run(tmp_path, "import time; time.sleep(60)", timeout=1)
+        execute(tmp_path, "import time; time.sleep(60)", timeout=1)
 
 
 def test_a_cell_that_did_not_run_fails(tmp_path: Path) -> None:
@@ -180,19 +183,19 @@ def test_a_cell_that_did_not_run_fails(tmp_path: Path) -> None:
     notebook.cells[2].metadata["tags"] = ["skip-execution"]
     nbformat.write(notebook, path)
     with pytest.raises(NotebookFailed, match=r"code cell 2 of 3 \(x = 1\): did not run"):
-        notebooks.run(path, tmp_path / "out.ipynb", values(tmp_path))
+        runner.execute(path, tmp_path / "out.ipynb", values(tmp_path))
 
 
 def test_a_missing_kernel_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"no Jupyter kernel named 'klingon'.*pip install ipykernel"):
-        run(tmp_path, "x = 1", kernel="klingon")
+        execute(tmp_path, "x = 1", kernel="klingon")
 
 
 # --- what is refused before a notebook runs: one line on stderr, status 2 ---
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    assert notebooks.main([str(word) for word in arguments]) == 2
+    assert cli.main(["report", *(str(word) for word in arguments)]) == 2
     text = capsys.readouterr()
     assert text.out == "" and text.err.startswith("error: ") and text.err.count("\n") == 1
     return text.err
@@ -201,18 +204,18 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-p", "bacbone", "x"], r"-p bacbone: no chosen notebook.*nearest: backbone"),
-        (["-p", "backbone", "x"], r"-p backbone: this one has an option"),
-        (["-p", "interactive", "2"], r"-p interactive 2: expected bool, such as False"),
+        (["-p", "bacbone=x"], r"-p bacbone: no chosen notebook.*nearest: backbone"),
+        (["-p", "backbone=x"], r"-p backbone: this one has an option"),
+        (["-p", "interactive=2"], r"-p interactive=2: expected bool, such as False"),
         (["--only", "07"], r"--only 07: expected one of 00_a"),
         (["--backbone", "weights/none.safetensors"], r"no backbone file weights/none.safetensors"),
-        (["--figures", notebooks.ROOT / "figures"], r"figures holds the pictures of the default run alone"),
+        (["--figures", runner.ROOT / "figures"], r"figures holds the pictures of the default run alone"),
         (["--database", "mini"], r"mini_MET_database.json"),
         (["--data", "no/such/museum"], r"no/such/museum"),
         (["--notebooks", "no/such/folder"], r"no notebooks NN_\*.ipynb in .*no/such/folder"),
     ],
 )
-def test_wishes_that_cannot_be_met(
+def test_what_cannot_be_done_is_refused(
     arguments: list[object], message: str, tmp_path: Path, museum: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "notebooks", "00_a.ipynb", "x = 1")
@@ -231,87 +234,33 @@ def test_a_notebook_without_a_common_parameter_is_refused(
         assert "can't be read" in refused(capsys, "--data", museum, "--notebooks", tmp_path)
 
 
-def test_wishes_reach_the_notebooks_that_know_them_with_the_default_s_type() -> None:
+def test_overrides_reach_the_notebooks_that_know_them_with_the_default_s_type() -> None:
     known = {
         "a": {"seed": 0, "k": 1, "x": 0.5, "on": False, "pair": (1, 2)},
         "b": {"seed": 0, "name": "n", "k": None},
     }
-    wishes = [("k", "512"), ("x", "2"), ("on", "true"), ("pair", "[3, 4]"), ("name", "5")]
-    given = notebooks.assign(known, {"seed": 9}, wishes)
+    overrides = ["k=512", "x=2", "on=true", "pair=[3, 4]", "name=5"]
+    given = runner.assign(known, {"seed": 9}, overrides)
     assert given["a"] == {"seed": 9, "k": 512, "x": 2.0, "on": True, "pair": (3, 4)}
     assert given["b"] == {"seed": 9, "k": 512, "name": "5"} and isinstance(given["a"]["x"], float)
     for text in ("five", "true", "1.5"):
         with pytest.raises(Refused, match="expected int"):
-            notebooks.assign(known, {}, [("k", text)])
+            runner.assign(known, {}, [f"k={text}"])
     with pytest.raises(Refused, match="expected a number"):
-        notebooks.assign({"b": known["b"]}, {}, [("k", "many")])
-
-
-# --- the setup cell and the badges ---
-
-
-def test_the_setup_cell_leaves_an_installed_metlib_alone_and_is_short(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = notebooks.setup_cell()
-    assert len([line for line in source.splitlines() if line.strip()]) <= 19
-    monkeypatch.chdir(tmp_path)
-    space = {"data_root": str(tmp_path), "seed": 0}
-    exec(source, space)
-    assert space["data_root"] == tmp_path
-
-
-def test_without_metlib_the_setup_cell_installs_the_checkout_beside_the_torch_that_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[list[str]] = []
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "metlib" else object())
-    monkeypatch.setattr("importlib.metadata.version", {"torch": "2.6.0+cu124", "torchvision": "0.21.0"}.get)
-    monkeypatch.setattr("subprocess.run", lambda words, check: calls.append(words))
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path / "notebooks")
-    if notebooks.address() is None:
-        with pytest.raises(ModuleNotFoundError, match="no metlib, and no checkout"):
-            exec(notebooks.setup_cell(), {"data_root": str(tmp_path), "seed": 0})
-    (tmp_path / "pyproject.toml").touch()
-    exec(notebooks.setup_cell(), {"data_root": str(tmp_path), "seed": 0})
-    pins = ["torch==2.6.0+cu124", "torchvision==0.21.0"]
-    assert calls[-1] == [sys.executable, "-m", "pip", "install", "--quiet", *pins, "."]
-    assert Path.cwd() == tmp_path
-
-
-@pytest.mark.parametrize("address", [None, "https://example.org/a/b", "https://github.com/some/where"])
-def test_stamping_follows_the_address_and_is_stable(
-    address: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(notebooks, "address", lambda: address)
-    path = write(tmp_path / "notebooks", "00_a.ipynb", "x = 1")
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text="left over")]
-    notebook.cells[2].execution_count = 4
-    nbformat.write(notebook, path)
-    old = "# metlib\n\n<!-- badge -->\nold\n<!-- /badge -->\n\nText.\n"
-    (tmp_path / "README.md").write_text(old, encoding="utf-8")
-
-    assert set(notebooks.stamp(path.parent)) == {path, tmp_path / "README.md"}
-    assert notebooks.stamp(path.parent) == []
-    stamped, readme = nbformat.read(path, as_version=4), (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert [cell.source for cell in notebooks.tagged(stamped, "setup")] == [notebooks.setup_cell()]
-    assert stamped.cells[2].metadata.tags == ["setup"]
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in stamped.cells)
-    badge = "https://colab.research.google.com/github/some/where/blob/main/notebooks/00_a.ipynb"
-    known = address is not None and "github" in address
-    assert (badge in stamped.cells[0].source) == (badge in readme) == known
-    assert stamped.cells[0].source.startswith("# A title\n") and "**Question.**" in stamped.cells[0].source
-    assert "old" not in readme and readme.startswith("# metlib\n\n") and readme.endswith("\n\nText.\n")
-    assert (f"git+{address}" in notebooks.setup_cell()) == (address is not None)
+        runner.assign({"b": known["b"]}, {}, ["k=many"])
+    with pytest.raises(Refused, match="expected NAME=VALUE"):
+        runner.assign(known, {}, ["k"])
 
 
 def test_the_default_museum_is_painted_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Path, int]] = []
-    painter = SimpleNamespace(write_museum=lambda root, seed, workers: seen.append((root, seed)))
-    monkeypatch.setattr(notebooks, "synthetic", painter)
-    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
-    assert notebooks.paint(0) == tmp_path / "data" / "synthetic"
-    assert notebooks.paint(4) == tmp_path / "data" / "synthetic-4"
+
+    def write_museum(root: Path, seed: int, workers: int) -> Path:
+        seen.append((root, seed))
+        return root
+
+    monkeypatch.setattr(runner, "synthetic", SimpleNamespace(write_museum=write_museum))
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    assert runner.paint_default(0) == tmp_path / "data" / "synthetic"
+    assert runner.paint_default(4) == tmp_path / "data" / "synthetic-4"
     assert [seed for _, seed in seen] == [0, 4]
