@@ -90,29 +90,9 @@ class _Training:
 
     def run(self, make: Callable[[Embedder], Method]) -> Path:
         """Train what is missing and give the path of the best checkpoint."""
+        settings, device = self.settings, self.process.device
         self.process.from_first(self._claim)
         state = self._read_state()
-        if state:
-            self.rows, self.criterion = state["rows"], state["criterion"]
-            self.process.from_first(self._write_history)  # the run may have been killed just before
-        if not self._has_ended():
-            self._train(make, state)
-        if self.process.rank == 0 and self.settings.verbose:
-            best = self.rows[_best(self.rows, self.criterion)]
-            epoch = f"epoch {best['epoch']} of {self.settings.epochs}, {100 * best[self.criterion]:.1f}"
-            print(f"best by {_TITLES[self.criterion]}: {epoch}", flush=True)
-        return self.path
-
-    def _has_ended(self) -> bool:
-        """Whether all epochs are done, or as many as patience allows came without a better one."""
-        if not self.rows:
-            return False
-        done, patience = len(self.rows) - 1, self.settings.patience
-        waited = done - _best(self.rows, self.criterion)
-        return done >= self.settings.epochs or (patience is not None and waited >= patience)
-
-    def _train(self, make: Callable[[Embedder], Method], state: dict[str, Any] | None) -> None:
-        settings, device = self.settings, self.process.device
         embedder = copy.deepcopy(self.untouched).to(device)
         embedder.pool.p.requires_grad_(embedder.recipe.pooling == "gem")
         if settings.projector is not None:
@@ -134,6 +114,8 @@ class _Training:
             method.load_state_dict(state["method"])
             optimizer.load_state_dict(state["optimizer"])
             plan = Plan(state["images"].numpy(), state["targets"].numpy())
+            self.rows = state["rows"]
+            self.process.from_first(self._write_history)  # the run may have been killed just before
         else:
             plan = self._finish_epoch(method, optimizer, {"epoch": 0})
         model = DistributedDataParallel(method, broadcast_buffers=False) if self.process.world > 1 else method
@@ -148,6 +130,17 @@ class _Training:
             row = {"epoch": epoch, "lr": settings.lr * factor, **means}
             row |= {"seconds": seconds, "images_per_second": plan.images.size / seconds}
             plan = self._finish_epoch(method, optimizer, row)
+        if self.process.rank == 0 and settings.verbose:
+            best = self.rows[_best(self.rows, self.criterion)]
+            score = f"{_TITLES[self.criterion]}: epoch {best['epoch']} of {settings.epochs}"
+            print(f"best by {score}, {100 * best[self.criterion]:.1f}", flush=True)
+        return self.path
+
+    def _has_ended(self) -> bool:
+        """Whether all epochs are done, or as many as patience allows came without a better one."""
+        done, patience = len(self.rows) - 1, self.settings.patience
+        waited = done - _best(self.rows, self.criterion)
+        return done >= self.settings.epochs or (patience is not None and waited >= patience)
 
     def _train_epoch(
         self, epoch: int, model: nn.Module, method: Method, optimizer: torch.optim.Optimizer, plan: Plan
@@ -215,7 +208,7 @@ class _Training:
             state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows}
             state |= {"images": torch.from_numpy(plan.images), "targets": torch.from_numpy(plan.targets)}
             with replacing(self.out / "state.pt") as file:
-                torch.save(state | {"criterion": method.criterion}, file)
+                torch.save(state, file)
             return rows, plan
 
         self.rows, plan = self.process.from_first(finish)
