@@ -2,7 +2,7 @@
 
     metlib embedded                 (or make weights: half an hour on two cores)
 
-A small ResNet learns from scratch to tell painted exhibits apart. Its museum is painted with a seed of its own, 1000,
+A small ResNet learns from scratch to distinguish painted exhibits. Its museum is painted with a seed of its own, 1000,
 so it has seen no exhibit of a museum of another seed. It learns from studio photographs and, unlike a network that is
 trained on the Met's, visitors' photographs of the same exhibits: a network for machines that can't fetch a better one.
 """

@@ -152,7 +152,7 @@ def train(
     views: int = 1,
     settings: Settings | None = None,
 ) -> Path:
-    """Train a copy of `embedder` to tell the database's classes apart; give the path of the best checkpoint.
+    """Train a copy of `embedder` to distinguish the database's classes; give the path of the best checkpoint.
 
     `loss` is "softmax", cross-entropy, or "arcface"; every image is shown in `views` views an epoch, more of them
     where describing the museum after each epoch would cost more than training. The best epoch is that of the
