@@ -132,7 +132,7 @@ class MultiTask(Method):
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         with torch.set_grad_enabled(not self.frozen and torch.is_grad_enabled()):
-            rows = self.describe(images, len(targets))[:, 0].float()  # (n, D)
+            rows = self.embed(images, len(targets))[:, 0].float()  # (n, D)
         labels = self.labels[targets]  # (n, A)
         losses = [
             _cross_entropy(head(self.scale * rows), labels[:, number], self.smoothing)

@@ -1,4 +1,4 @@
-"""BYOL: learning without labels; a network predicts what a slow copy of itself says of another view.
+"""BYOL: learning without labels; a network predicts how a slow copy of itself describes another view.
 
 A projector and a predictor stand on the descriptor during training, and go afterwards. As with SimSiam, watch `std`,
 the standard deviation of the normalised features over a batch, mean over channels: 1/√d where they spread over the
@@ -20,7 +20,9 @@ from torch.nn import functional as F
 
 from metlib.backbone import Embedder
 from metlib.dataset import Museum
-from metlib.train.loop import Method, Plan, Settings, check_batches, fit, plan_two_views, spread_of
+from metlib.train.loop import fit
+from metlib.train.method import Method, Plan, check_batches, plan_two_views, spread_of
+from metlib.train.settings import Settings
 
 MOMENTUM = 0.996
 
@@ -63,10 +65,10 @@ class BYOL(Method):
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         n = len(targets)
-        z1, z2 = (self.projector(rows) for rows in self.describe(images, n).unbind(dim=1))  # (n, width) each
+        z1, z2 = (self.projector(rows) for rows in self.embed(images, n).unbind(dim=1))  # (n, width) each
         predicted = self.predictor(z1).float(), self.predictor(z2).float()
         with torch.no_grad():
-            slow = self.describe(images, n, self.slow_embedder)  # (n, 2, D)
+            slow = self.embed(images, n, self.slow_embedder)  # (n, 2, D)
             t1, t2 = self.slow_projector(slow[:, 0]).float(), self.slow_projector(slow[:, 1]).float()
         return {"loss": byol_loss(predicted, (t1, t2)), "std": spread_of(z1)}
 

@@ -14,6 +14,7 @@ Source: Ypsilantis et al., NeurIPS 2021, section 5 and supplement; the loss is t
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from metlib.backbone import Embedder
+from metlib.common.checks import check_integer
 from metlib.dataset import Museum
 from metlib.knn import search
-from metlib.train.loop import Method, Plan, Settings, fit
+from metlib.train.loop import fit
+from metlib.train.method import Method, Plan
+from metlib.train.settings import Settings
 
 PAIRS = ("syn", "syn+real", "syn+real-closest", "syn-alone")
 MARGIN = 1.8
@@ -32,9 +36,9 @@ HARDEST = 10
 
 
 def contrastive_loss(first: Tensor, second: Tensor, same: Tensor, margin: float = MARGIN) -> Tensor:
-    """Average ½·(y·d² + (1 - y)·max(0, margin - d)²) over pairs, d the distance of unit vectors.
+    """Average ½·(y·d² + (1 - y)·max(0, margin - d)²) over pairs, d their distance.
 
-    `first` and `second` (B, D) are unit rows, `same` (B,) is y: 1 for a positive pair, 0 for a negative one.
+    `first` and `second` (B, D) are L2-normalised, `same` (B,) is y: 1 for a positive pair, 0 for a negative one.
     """
     squared = (first - second).pow(2).sum(dim=1)  # (B,)
     distance = squared.clamp(min=1e-12).sqrt()  # a root has no slope at zero
@@ -45,7 +49,7 @@ def contrastive_loss(first: Tensor, second: Tensor, same: Tensor, margin: float 
 def find_negatives(descriptors: ArrayLike, labels: NDArray[np.int64], count: int = HARDEST) -> NDArray[np.int64]:
     """Find the nearest images of other classes: rows (N, count) of the database, nearest first.
 
-    `descriptors` (N, D) are unit rows. Raises ValueError where a class leaves fewer than `count` other images.
+    `descriptors` (N, D) are L2-normalised. Raises ValueError where a class leaves fewer than `count` other images.
     """
     _, sizes = np.unique(labels, return_counts=True)
     if len(sizes) < 2:
@@ -129,7 +133,7 @@ class Contrastive(Method):
         return plan_pairs(descriptors, labels, self.pairs, rng, self.hardest)
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        rows = self.describe(images, len(targets))  # (n, 2, D)
+        rows = self.embed(images, len(targets))  # (n, 2, D)
         return {"loss": contrastive_loss(rows[:, 0], rows[:, 1], targets, self.margin)}
 
 
@@ -151,15 +155,7 @@ def train(
     _check_pairs(pairs, museum.database.labels)
     if not 0 < margin <= 2:
         raise ValueError(f"margin must lie above 0 and at most at 2, got {margin!r}")
-    if type(hardest) is not int or hardest < 1:
-        raise ValueError(f"hardest must be an integer of at least 1, got {hardest!r}")
-    about = {"method": "contrastive", "title": f"contrastive-{pairs}", "pairs": pairs, "margin": margin}
-    about |= {"hardest": hardest}
-    return fit(
-        museum,
-        embedder,
-        out,
-        settings or Settings(),
-        lambda network: Contrastive(network, pairs, margin, hardest),
-        about,
-    )
+    check_integer("hardest", hardest, 1)
+    own: dict[str, Any] = {"pairs": pairs, "margin": margin, "hardest": int(hardest)}
+    about = {"method": "contrastive", "title": f"contrastive-{pairs}", **own}
+    return fit(museum, embedder, out, settings or Settings(), lambda network: Contrastive(network, **own), about)

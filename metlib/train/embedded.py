@@ -2,8 +2,8 @@
 
     metlib embedded                 (or make weights: half an hour on two cores)
 
-A small ResNet learns from scratch to tell painted exhibits apart. Its museum is painted with a seed of its own, 1000,
-so it has seen no exhibit of a museum of another seed. It is shown studio photographs and, unlike a network that is
+A small ResNet learns from scratch to distinguish painted exhibits. Its museum is painted with a seed of its own, 1000,
+so it has seen no exhibit of a museum of another seed. It learns from studio photographs and, unlike a network that is
 trained on the Met's, visitors' photographs of the same exhibits: a network for machines that can't fetch a better one.
 """
 
@@ -19,18 +19,11 @@ import numpy as np
 from metlib import backbone, dataset
 from metlib.backbone import RECIPES, Recipe
 from metlib.dataset import Museum, Split
-from metlib.train.loop import Settings
 from metlib.train.parametric import train as train_classifier
+from metlib.train.settings import Settings
 
-MUSEUM: dict[str, Any] = {
-    "n_exhibits": 3000,
-    "seed": 1000,
-    "size": 256,
-    "n_val": 200,
-    "n_test": 6000,
-    "distractors": 0.02,
-}
-"""What is painted, as for `synthetic.write_museum`; "test" are the visitors' photographs that are shown."""
+MUSEUM: dict[str, Any] = dict(n_exhibits=3000, seed=1000, size=256, n_val=200, n_test=6000, distractors=0.02)
+"""The arguments of `synthetic.write_museum`; the test split are the visitors' photographs that training shows."""
 
 NETWORK: Recipe = replace(RECIPES["embedded"], seed=0, origin="")
 """The same network with its weights drawn by a seed, to start from."""
@@ -60,10 +53,11 @@ def train(
     settings: Settings = SETTINGS,
     views: int = VIEWS,
 ) -> Path:
-    """Paint the museum, train on it, and write the best epoch to `out` in half precision; gives `out`.
+    """Train on the painted museum at `root`, and write the best epoch to `out` in half precision; gives `out`.
 
-    Museum and run are kept under `work_dir`: the same call goes on where it was stopped. Weights are the same on the
-    same machine and versions only, for sums in another order round otherwise.
+    `painted` is what the museum was painted with; it goes into the checkpoint. The run is kept under `work_dir`: the
+    same call goes on where it was stopped. Weights are the same on the same machine and versions only: elsewhere sums
+    are taken in another order. Raises RuntimeError if no epoch is better than untrained weights, and as `loop.fit`.
     """
     shown = add_visits(dataset.load(root))
     # The epochs are compared on images as small as the views: there are twelve thousand of them to describe each time.
@@ -72,9 +66,13 @@ def train(
     embedder = backbone.load(best)
     if embedder.recipe.untrained:
         raise RuntimeError("no epoch was better than untrained weights: train for longer, or on more exhibits")
-    told = {"command": "metlib embedded", "painted": dict(painted), "shown": "studio and visitors"}
-    told["start"] = f"weights drawn by seed {network.seed}"
-    training = dict(embedder.recipe.training) | told
+    training = {
+        **embedder.recipe.training,
+        "command": "metlib embedded",
+        "painted": dict(painted),
+        "shown": "studio and visitors",
+        "start": f"weights drawn by seed {network.seed}",
+    }
     embedder.recipe = replace(embedder.recipe, longest=network.longest, training=training)
     embedder.trunk.half()
     return backbone.save(embedder, out)

@@ -1,7 +1,7 @@
 """A parametric classifier: one learned vector a class, compared by cosine; trained by cross-entropy or ArcFace.
 
 It is scored twice: as a classifier, with its softmax as confidence, and, the classifier thrown away, by the nearest
-neighbours of the descriptors that it left. Class vectors start as the mean descriptor of their images (imprinting, Qi
+neighbours of the descriptors. Class vectors start as the mean descriptor of their images (imprinting, Qi
 et al., CVPR 2018): most exhibits have a single photograph, and random vectors would take long to find it.
 Source: Ypsilantis et al., NeurIPS 2021, section 5; ArcFace: Deng et al., CVPR 2019. The losses are those of
 pytorch-metric-learning.
@@ -23,22 +23,23 @@ from torch import Tensor
 
 from metlib import backbone, evaluate, extract, metrics
 from metlib.backbone import Embedder
+from metlib.common.checks import check_integer
 from metlib.common.files import replacing
-from metlib.common.vectors import as_rows, unit
+from metlib.common.vectors import as_rows, slices, unit
 from metlib.dataset import Museum
 from metlib.knn import Predictions
-from metlib.train.loop import Method, Plan, Settings, fit
+from metlib.train.loop import fit
+from metlib.train.method import Method, Plan
+from metlib.train.settings import Settings
 
 LOSSES = ("softmax", "arcface")
 SCALE = {"softmax": 20.0, "arcface": 64.0}
 """What cosines are multiplied by before the softmax: the defaults of pytorch-metric-learning."""
 
-_BLOCK = 256  # queries classified at once
-
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A cosine classifier: `vectors` (n, D) float32 unit rows, `labels` (n,) int64 ascending, `scale` of cosines."""
+    """A cosine classifier: `vectors` (n, D) float32, L2-normalised, `labels` (n,) int64, ascending, `scale`."""
 
     vectors: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -52,7 +53,7 @@ class Classifier:
             raise ValueError(f"scale must be positive, got {self.scale!r}")
 
     def classify(self, descriptors: ArrayLike) -> Predictions:
-        """Name each of the descriptors (Q, D) after the class vector of largest cosine.
+        """Give each of the descriptors (Q, D) the label of the class vector of largest cosine.
 
         Confidence is the log of a softmax over all classes, in float64. Of equal cosines the smaller class id wins.
         Raises ValueError for another D.
@@ -61,9 +62,8 @@ class Classifier:
         if queries.shape[1] != self.vectors.shape[1]:
             raise ValueError(f"queries have {queries.shape[1]} dimensions, class vectors {self.vectors.shape[1]}")
         labels, confidence = [], []
-        for start in range(0, len(queries), _BLOCK):
-            cosines = queries[start : start + _BLOCK] @ self.vectors.T
-            logs = log_softmax(self.scale * cosines.astype(np.float64), axis=1)
+        for rows in slices(len(queries), 256):
+            logs = log_softmax(self.scale * (queries[rows] @ self.vectors.T).astype(np.float64), axis=1)
             labels.append(self.labels[logs.argmax(axis=1)])
             confidence.append(logs.max(axis=1))
         return Predictions(np.concatenate(labels), np.concatenate(confidence).clip(max=0))
@@ -108,7 +108,7 @@ class Parametric(Method):
         return Plan(rows[:, None], self.targets[rows].astype(np.int64))
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        rows = self.describe(images, len(targets))[:, 0]  # (n, D)
+        rows = self.embed(images, len(targets))[:, 0]  # (n, D)
         with torch.autocast(rows.device.type, enabled=False):  # cosines times 64 need all their digits
             return {"loss": self.loss(rows.float(), targets)}
 
@@ -118,10 +118,11 @@ class Parametric(Method):
         vectors = self.loss.W.detach().float().cpu().numpy().T
         return Classifier(unit(np.ascontiguousarray(vectors)), self.classes, self.scale)
 
-    def judge(self, val: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, float]:
+    def score(self, museum: Museum, database: NDArray[np.float32], val: NDArray[np.float32]) -> dict[str, Any]:
         answers = self.classifier.classify(val)
-        scores = asdict(metrics.evaluate(answers.labels, answers.log_confidence, truth))
-        return {f"classifier_{name}": score for name, score in scores.items()}
+        scores = asdict(metrics.evaluate(answers.labels, answers.log_confidence, museum.val.labels))
+        own = {f"classifier_{name}": score for name, score in scores.items()}
+        return super().score(museum, database, val) | own
 
     def keep(self, checkpoint: Path) -> None:
         now = self.classifier
@@ -132,7 +133,7 @@ class Parametric(Method):
 def compare(museum: Museum, checkpoint: str | Path, work_dir: str | Path) -> dict[str, dict[str, float]]:
     """Score test both ways, at a single scale: rows of `metrics.summary` by "classifier" and by "neighbours".
 
-    The classifier has nothing to tune; for the neighbours the protocol is that of `evaluate.measure`.
+    The classifier has nothing to tune; the neighbours follow the protocol of `evaluate.measure`.
     """
     described = extract.describe(museum, backbone.load(checkpoint), work_dir, scales=(1,))
     answers = load_classifier(checkpoint).classify(described.test)
@@ -151,7 +152,7 @@ def train(
     views: int = 1,
     settings: Settings | None = None,
 ) -> Path:
-    """Train a copy of `embedder` to tell the database's classes apart; give the path of the best checkpoint.
+    """Train a copy of `embedder` to distinguish the database's classes; give the path of the best checkpoint.
 
     `loss` is "softmax", cross-entropy, or "arcface"; every image is shown in `views` views an epoch, more of them
     where describing the museum after each epoch would cost more than training. The best epoch is that of the
@@ -163,7 +164,6 @@ def train(
     labels = museum.database.labels
     if len(np.unique(labels)) < 2:
         raise ValueError("all images are of one class: there is nothing to tell apart; add exhibits")
-    if type(views) is not int or views < 1:
-        raise ValueError(f"views must be an integer of at least 1, got {views!r}")
-    about = {"method": "parametric", "title": f"parametric-{loss}", "loss": loss, "views": views}
+    check_integer("views", views, 1)
+    about = {"method": "parametric", "title": f"parametric-{loss}", "loss": loss, "views": int(views)}
     return fit(museum, embedder, out, settings or Settings(), lambda net: Parametric(net, labels, loss, views), about)

@@ -1,7 +1,7 @@
 """SimSiam: learning without labels and without negatives; each view predicts the other, which holds still.
 
 A projector and a predictor stand on the descriptor during training, and go afterwards. The method can collapse to a
-constant without the loss telling: watch `std`, the standard deviation of the normalised features over a batch, mean
+constant without a sign in the loss: watch `std`, the standard deviation of the normalised features over a batch, mean
 over channels. It is 1/√d where they spread over the sphere (0.022 for d = 2,048), and 0 after a collapse.
 Source: Chen and He, CVPR 2021.
 """
@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from metlib.backbone import Embedder
 from metlib.dataset import Museum
-from metlib.train.loop import Method, Plan, Settings, check_batches, fit, plan_two_views, spread_of
+from metlib.train.loop import fit
+from metlib.train.method import Method, Plan, check_batches, plan_two_views, spread_of
+from metlib.train.settings import Settings
 
 
 def simsiam_loss(predicted: tuple[Tensor, Tensor], projected: tuple[Tensor, Tensor]) -> Tensor:
@@ -54,7 +56,7 @@ class SimSiam(Method):
         return plan_two_views(len(labels))
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        rows = self.describe(images, len(targets))  # (n, 2, D)
+        rows = self.embed(images, len(targets))  # (n, 2, D)
         z1, z2 = self.projector(rows[:, 0]).float(), self.projector(rows[:, 1]).float()
         p1, p2 = self.predictor(z1).float(), self.predictor(z2).float()
         return {"loss": simsiam_loss((p1, p2), (z1, z2)), "std": spread_of(z1)}

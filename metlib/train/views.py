@@ -1,8 +1,8 @@
 """Augmented views: a photograph as it might have been taken another time.
 
 A crop of 70 to 100 % of the area, brought to a square of `size` pixels; colour jitter (0.4, 0.4, 0.4, 0.1) for four
-images of five; grey for one of five. No flip: a mirrored artwork is another artwork. (For style and genre, where colour
-is what tells and a mirrored landscape is still one, both are choices.)
+images of five; grey for one of five. No flip: a mirrored artwork is another artwork. Both are options, for style and
+genre: these depend on colour, and a mirrored landscape is still a landscape.
 Source: Ypsilantis et al., NeurIPS 2021, section 5 and supplement.
 """
 

@@ -12,7 +12,7 @@ from metlib import backbone, dataset, synthetic
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Museum
 from metlib.labelled import UNKNOWN, Labelled
-from metlib.train.loop import Settings
+from metlib.train.settings import Settings
 
 
 @pytest.fixture(scope="session")

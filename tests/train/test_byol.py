@@ -12,7 +12,8 @@ from metlib.backbone import Embedder
 from metlib.dataset import Museum
 from metlib.train import byol
 from metlib.train.byol import BYOL, byol_loss, momentum_at
-from metlib.train.loop import Settings, history
+from metlib.train.loop import history
+from metlib.train.settings import Settings
 
 
 def test_the_loss_against_a_loop_and_where_it_stops() -> None:

@@ -1,15 +1,18 @@
-"""`python -m metlib.train`: every method trains, and every refusal is one line."""
+"""`metlib train`: every method trains, every setting has an option, and every error is one line."""
 
 from __future__ import annotations
 
+import inspect
 import json
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
-from metlib.train.__main__ import main
 
-from metlib import backbone
+from metlib import backbone, cli
 from metlib.dataset import Museum
+from metlib.train.settings import Settings
 
 QUICK = ["--epochs", "1", "--batch", "8", "--size", "32", "--workers", "0", "--device", "cpu", "--lr", "0.001"]
 
@@ -28,7 +31,7 @@ def test_every_method_trains(
 ) -> None:
     out = tmp_path / "out"
     common = ["--data", str(museum.root), "--backbone", str(checkpoint), "--out", str(out), *QUICK]
-    assert main([method, *common, *own]) == 0
+    assert cli.main(["train", method, *common, *own]) == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])
     assert path.parent == out and backbone.load(path).recipe.training["method"] == method
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
@@ -37,14 +40,32 @@ def test_every_method_trains(
         assert (run["pairs"], run["margin"], run["hardest"]) == ("syn", 1.5, 5)
 
 
+def test_every_setting_has_an_option_of_its_type() -> None:
+    options, kinds = get_type_hints(cli.train), get_type_hints(Settings)
+    defaults = inspect.signature(cli.train).parameters
+    for field in fields(Settings):
+        plain = set(get_args(kinds[field.name]) or [kinds[field.name]])
+        assert set(get_args(options[field.name])) == plain | {type(None)}, field.name
+        assert defaults[field.name].default is None, field.name  # the preset decides
+
+
+def test_an_option_of_another_method_is_refused(
+    museum: Museum, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--data", str(museum.root), "--backbone", str(checkpoint), "--out", str(tmp_path / "out"), *QUICK]
+    assert cli.main(["train", "simsiam", *common, "--pairs", "syn"]) == 2
+    assert capsys.readouterr().err.startswith("error: --pairs is no option of simsiam")
+
+
 def test_a_preset_is_taken_and_changed(
     museum: Museum, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["contrastive", "--data", str(museum.root), "--backbone", str(checkpoint), "--out", str(tmp_path / "a")]
+    places = {"data": museum.root, "backbone": checkpoint, "out": tmp_path / "a"}
+    arguments = ["train", "contrastive", *(str(word) for name in places for word in (f"--{name}", places[name]))]
     # the small preset's batch is larger than this museum, and so refused: it was taken
-    assert main([*arguments, "--preset", "small"]) == 2
+    assert cli.main([*arguments, "--preset", "small"]) == 2
     assert "a batch of 32" in capsys.readouterr().err
-    assert main([*arguments]) == 2
+    assert cli.main([*arguments]) == 2
     assert "a batch of 64" in capsys.readouterr().err
 
 
@@ -58,6 +79,6 @@ def test_refusals_are_one_line(
         ([*data, "--backbone", str(checkpoint), *out, "--lr", "-1"], "lr must be"),
         ([*data, "--backbone", str(checkpoint), *out, *QUICK, "--hardest", "999"], "999 negatives"),
     ):
-        assert main(["contrastive", *wrong]) == 2
+        assert cli.main(["train", "contrastive", *wrong]) == 2
         error = capsys.readouterr().err
         assert reason in error and error.startswith("error: ") and error.count("\n") == 1

@@ -15,7 +15,8 @@ from metlib.common.vectors import unit
 from metlib.dataset import Museum, Split
 from metlib.train import contrastive
 from metlib.train.contrastive import PAIRS, contrastive_loss, find_closest, find_negatives, find_random, plan_pairs
-from metlib.train.loop import Settings, history
+from metlib.train.loop import history
+from metlib.train.settings import Settings
 
 LABELS = np.array([7, 3, 7, 9, 3, 7, 4, 9, 2, 1, 0, 5])
 

@@ -1,10 +1,9 @@
-"""The loop: epochs scored as the study scores, runs that resume to the last bit, several processes as one."""
+"""The loop: epochs scored as the study scores, runs that resume to the last bit."""
 
 from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 import signal
 import subprocess
@@ -25,8 +24,10 @@ from metlib import backbone, evaluate, extract
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Museum
 from metlib.descriptors import Described
-from metlib.train import byol, contrastive, loop, parametric, simsiam
-from metlib.train.loop import PRESETS, Plan, Settings, gather, history
+from metlib.train import byol, contrastive, loop, method, parametric, simsiam
+from metlib.train.loop import history
+from metlib.train.method import Plan
+from metlib.train.settings import Settings
 from metlib.whiten import PCAWhitening
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,49 +55,6 @@ def assert_same_state(first: Any, second: Any) -> None:
             assert_same_state(a, b)
     else:
         assert torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
-
-
-# --- settings ---
-
-
-def test_the_defaults_are_the_published_settings() -> None:
-    paper = PRESETS["paper"]
-    assert (paper.lr, paper.weight_decay, paper.epochs, paper.step, paper.gamma) == (1e-7, 1e-6, 10, 6, 0.1)
-    assert (paper.batch, paper.size, paper.crop, paper.frozen_norm) == (64, 500, 0.7, True)
-    assert paper == Settings()
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"lr": 0},
-        {"lr": float("nan")},
-        {"lr": "1e-7"},
-        {"head_lr": -1.0},
-        {"weight_decay": -1e-6},
-        {"epochs": 0},
-        {"epochs": 2.0},
-        {"step": 0},
-        {"gamma": 1.5},
-        {"batch": 1},
-        {"accumulate": 0},
-        {"accumulate": 40},
-        {"size": 8},
-        {"crop": 0},
-        {"projector": 0},
-        {"precision": "half"},
-        {"seed": -1},
-        {"workers": -1},
-    ],
-)
-def test_settings_are_checked_by_name(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))}.* got|accumulate 40"):
-        Settings(**wrong)
-
-
-def test_a_plan_is_checked() -> None:
-    with pytest.raises(ValueError, match=r"\(M, V\)"):
-        Plan(np.zeros((3, 2), np.int64), np.zeros(2, np.int64))
 
 
 # --- an epoch ---
@@ -139,14 +97,14 @@ def test_the_checkpoint_is_the_network_of_the_best_epoch(
     def judge(museum: Museum, database: Any, val: Any) -> dict[str, Any]:
         return {"gap": next(scores), "gap_minus": 0.0, "acc": 0.0}
 
-    real = loop._Run._finish_epoch
+    real = loop._Training._finish_epoch
 
-    def finish(run: Any, method: Any, optimizer: Any, row: Any) -> Plan:
-        weights.append(method.embedder.weights_sha256())
-        return real(run, method, optimizer, row)
+    def finish(run: Any, trained: Any, optimizer: Any, row: Any) -> Plan:
+        weights.append(trained.embedder.weights_sha256())
+        return real(run, trained, optimizer, row)
 
-    monkeypatch.setattr(loop, "validate", judge)
-    monkeypatch.setattr(loop._Run, "_finish_epoch", finish)
+    monkeypatch.setattr(method, "validate", judge)
+    monkeypatch.setattr(loop._Training, "_finish_epoch", finish)
     path = contrastive.train(museum, embedder, out, settings=replace(settings, epochs=3))
     loaded = backbone.load(path)
     assert len(set(weights)) == 4 and loaded.weights_sha256() == weights[1]
@@ -285,7 +243,7 @@ KILLED = """
     import torch
     from metlib import backbone, dataset
     from metlib.train import contrastive, loop
-    from metlib.train.loop import Settings
+    from metlib.train.settings import Settings
 
     real, seen = loop.Views.__getitem__, []
     def get(views, item):
@@ -336,7 +294,7 @@ def test_every_method_resumes(
 ) -> None:
     train = partial(method.train, museum, embedder, settings=settings, **own)
     path = train(tmp_path / "whole")
-    real, epochs = loop._Run._train_epoch, []
+    real, epochs = loop._Training._train_epoch, []
 
     def stop(run: Any, epoch: int, *more: Any) -> dict[str, float]:
         epochs.append(epoch)
@@ -346,7 +304,7 @@ def test_every_method_resumes(
         return means
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop._Run, "_train_epoch", stop)
+        patched.setattr(loop._Training, "_train_epoch", stop)
         train(tmp_path / "stopped")
     assert epochs == [1, 2] and history(tmp_path / "stopped")["epoch"].tolist() == [0, 1]
     assert train(tmp_path / "stopped").name == path.name
@@ -442,66 +400,3 @@ def test_a_folder_of_something_else_is_refused(
         contrastive.train(museum, embedder, out, settings=settings)
     with pytest.raises(FileNotFoundError, match=r"no .*history\.csv"):
         history(out)
-
-
-# --- several processes ---
-
-
-def test_gathering_alone_changes_nothing() -> None:
-    rows = torch.rand(3, 2)
-    assert gather(rows, 3) is rows
-
-
-def test_two_processes_give_the_losses_of_one(
-    museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path
-) -> None:
-    pairs, checkpoint = 2 * len(museum.database), backbone.save(embedder, tmp_path / "tiny.safetensors")
-    # batches of an odd number of pairs, which two processes can't halve
-    batch = next(b for b in range(6, 20) if -(-pairs // -(-pairs // b)) % 2)
-    odd = replace(settings, batch=batch, projector=8)
-    contrastive.train(museum, backbone.load(checkpoint), tmp_path / "one", settings=odd)
-    options = [
-        "--data",
-        str(museum.root),
-        "--backbone",
-        str(checkpoint),
-        "--out",
-        str(tmp_path / "two"),
-        "--device",
-        "cpu",
-    ]
-    for name in ("lr", "epochs", "step", "batch", "size", "workers", "projector"):
-        options += [f"--{name}", str(getattr(odd, name))]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "-m", "metlib.train", "contrastive", *options],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(re.findall("best by val GAP", done.stdout)) == 1
-    one, two = history(tmp_path / "one"), history(tmp_path / "two")
-    np.testing.assert_allclose(two["loss"], one["loss"], atol=1e-5)
-    np.testing.assert_allclose(two["p"], one["p"], atol=1e-5)
-    assert two["gap"].tolist() == pytest.approx(one["gap"].tolist(), abs=1e-6)
-    (path,) = (tmp_path / "two").glob("*.safetensors")
-    assert backbone.load(path).dim == 8
-
-
-def test_a_run_from_before_criteria_were_kept_goes_on(
-    museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path
-) -> None:
-    path = simsiam.train(museum, embedder, tmp_path / "run", hidden=16, neck=8, settings=settings)
-    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
-    del state["criterion"]
-    torch.save(state, tmp_path / "run" / "state.pt")
-    assert simsiam.train(museum, embedder, tmp_path / "run", hidden=16, neck=8, settings=settings) == path
-
-
-@pytest.mark.parametrize("name", ["colour", "flip", "frozen_norm", "checkpointing", "log", "verbose"])
-def test_a_switch_is_on_or_off(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be True or False, got 'no'"):
-        Settings(**{name: "no"})

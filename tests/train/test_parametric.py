@@ -14,8 +14,9 @@ from metlib.backbone import Embedder
 from metlib.common.vectors import unit
 from metlib.dataset import Museum, Split
 from metlib.train import parametric
-from metlib.train.loop import Settings, history
+from metlib.train.loop import history
 from metlib.train.parametric import Classifier, Parametric, classifier_file, compare, load_classifier
+from metlib.train.settings import Settings
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from metlib import backbone
 from metlib.backbone import Embedder
 from metlib.dataset import Museum
 from metlib.train import simsiam
-from metlib.train.loop import Settings, history
+from metlib.train.loop import history
+from metlib.train.settings import Settings
 from metlib.train.simsiam import SimSiam, build_predictor, build_projector, simsiam_loss
 
 
