@@ -218,7 +218,7 @@ def test_make_hands_paths_with_spaces_and_quotes_to_the_runner(make: str, tmp_pa
     (tmp_path / "env" / "installed").touch()
     variables = ["VENV=env", 'DATA=my "own" museum\'s', "DATABASE=mini", "ARGS=--only 00"]
     done = subprocess.run([make, "report", *variables], cwd=tmp_path, capture_output=True, text=True, check=True)
-    words = ["-m", "metlib.notebooks", "--data", 'my "own" museum\'s', "--database", "mini", "--only", "00"]
+    words = ["-m", "metlib", "report", "--data", 'my "own" museum\'s', "--database", "mini", "--only", "00"]
     assert done.stdout.splitlines() == [f"<{word}>" for word in words]
 
 
