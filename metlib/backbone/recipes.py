@@ -121,10 +121,7 @@ class Recipe:
             extra = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
             expected = f"a recipe is a JSON object with 'arch' and otherwise only {sorted(known - {'arch'})}"
             raise ValueError(f"{expected}, got {extra if extra else 'no arch'}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"the recipe holds a value of the wrong kind: {error}") from None
+        return cls(**values)
 
 
 def _is_number(value: object) -> bool:

@@ -95,13 +95,14 @@ def read(path: Path) -> dict[str, Tensor]:
     `module.`, which DataParallel puts before every name, is taken off.
     Raises ValueError for a file that is damaged, asks for other code, or holds no plain tensors by name.
     """
-    # numpy's scalars (the authors saved a val GAP) are stood in for: numpy's own would believe what the file says.
-    stand_ins: list[Any] = [(_Number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    stand_ins += [(_Dtype, "numpy.dtype"), (_Dtype, "numpy.dtypes.Float64DType"), (_Dtype, "numpy.dtypes.Float32DType")]
+    # A stand-in takes the place of numpy's scalars (the authors saved a val GAP): numpy's own trust the file's content.
+    scalars = ("core.multiarray.scalar", "_core.multiarray.scalar")
+    dtypes = ("dtype", "dtypes.Float64DType", "dtypes.Float32DType")
+    stand_ins: list[Any] = [_Ignored, *((_Ignored, f"numpy.{name}") for name in scalars + dtypes)]
     content: Any
     try:
         if is_torch(path):
-            with torch.serialization.safe_globals([*stand_ins, _Number, _Dtype]):
+            with torch.serialization.safe_globals(stand_ins):
                 content = torch.load(path, map_location="cpu", weights_only=True)
         else:
             content = safetensors.torch.load_file(path)
@@ -110,9 +111,9 @@ def read(path: Path) -> dict[str, Tensor]:
         if asked:
             reason = f"it asks for {asked[1]}, expected nothing but tensors and numbers; nothing of it was run"
         else:
-            # Of what torch refuses it says first how to run it none the less.
-            told = "not as torch.save writes" if "Weights only" in str(error) else str(error)[:200]
-            reason = f"{type(error).__name__}: {told}; a damaged or cut download? fetch it again"
+            # torch's own message begins with how to run the file all the same.
+            text = "not as torch.save writes" if "Weights only" in str(error) else str(error)[:200]
+            reason = f"{type(error).__name__}: {text}; a damaged or cut download? fetch it again"
         raise ValueError(f"{path} can't be read as weights: {reason}") from None
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -128,21 +129,17 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Say whether a tensor is as large as it says: sparse, empty and expanded ones can claim any shape."""
+    """Check that a tensor has a value in the file for every entry: sparse, empty and expanded ones claim any shape."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-class _Dtype:
-    """Stands for a numpy dtype in a checkpoint; whatever is asked of it is forgotten."""
+class _Ignored:
+    """Stands for a numpy scalar or dtype in a checkpoint; no weight needs them, so what it is given is dropped."""
 
     def __init__(self, *arguments: Any) -> None: ...
     def __setstate__(self, state: Any) -> None: ...
-
-
-class _Number(_Dtype):
-    """Stands for a numpy scalar in a checkpoint: a score, which no weight needs."""
 
 
 def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
