@@ -64,15 +64,14 @@ class RecurrentResNet(ResNet):
     """timm's ResNet of four stages, with a `Cell` in each and a state of `rla_channels` maps that runs through all.
 
     Its last map is cat(x, relu(norm(h))), never negative; `feature_info` lists the stem, the stages' x, and that.
-    The arguments are those of timm's ResNet, `block_args` too (an `attn_layer`, say); but the last batch norm of a
-    block starts at 1, for blocks that start by adding nothing would leave the cells nothing to read.
+    The arguments are those of timm's ResNet, `block_args` too (an `attn_layer`, say). The last batch norm of a block
+    starts at 1: a block that starts by adding nothing leaves the cells nothing to read.
     Raises ValueError for an `rla_channels` that is no positive integer, or another number of stages.
     """
 
     def __init__(
         self,
-        block: Any,
-        layers: tuple[int, ...],
+        layers: Sequence[int] = (2, 2, 2, 2),
         *,
         rla_channels: int = 32,
         block_args: dict[str, Any] | None = None,
@@ -83,7 +82,8 @@ class RecurrentResNet(ResNet):
         if len(layers) != 4 or len(kwargs.get("channels", layers)) != 4:
             raise ValueError(f"expected 4 stages, got layers {layers} and channels {kwargs.get('channels')}")
         block_args = {**(block_args or {}), "rla_channels": rla_channels}
-        super().__init__(block, layers, block_args=block_args, zero_init_last=zero_init_last, **kwargs)
+        block: Any = RecurrentBasicBlock
+        super().__init__(block, tuple(layers), block_args=block_args, zero_init_last=zero_init_last, **kwargs)
         stages: Any = self.feature_info[1:]
         self.cells = nn.ModuleList(Cell(stage["num_chs"], rla_channels) for stage in stages)
         self.norm: nn.Module = nn.BatchNorm2d(rla_channels)
@@ -111,9 +111,7 @@ class RecurrentResNet(ResNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last map: (B, 3, H, W) -> (B, num_features, h, w)."""
-        for last in self._maps(x):
-            x = last
-        return x
+        return list(self._maps(x))[-1]
 
     def forward_intermediates(
         self,
@@ -153,7 +151,5 @@ def resnet18_rla(pretrained: bool = False, **kwargs: Any) -> RecurrentResNet:
             "no weights of resnet18_rla are published in timm's form: leave pretrained out and train it, or load a "
             "metlib checkpoint of your own by its path"
         )
-    form: dict[str, Any] = {"block": RecurrentBasicBlock, "layers": (2, 2, 2, 2), **kwargs}
-    return build_model_with_cfg(
-        RecurrentResNet, "resnet18_rla", pretrained, feature_cfg={"feature_cls": "getter"}, **form
-    )
+    features = {"feature_cls": "getter"}
+    return build_model_with_cfg(RecurrentResNet, "resnet18_rla", pretrained, feature_cfg=features, **kwargs)

@@ -30,7 +30,7 @@ def fold_batch_norm(embedder: Embedder) -> Embedder:
             before = folded(probe)
     except Exception:  # a network of one image size raises anything; on the museum's images the caller will see it
         return embedder
-    parents = {id(child): (parent, name) for parent in folded.modules() for name, child in parent.named_children()}
+    parents = {child: (parent, name) for parent in folded.modules() for name, child in parent.named_children()}
     pairs = _convolutions_before_norms(folded, probe)
     for convolution, norm in pairs:
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (C,)
@@ -38,9 +38,8 @@ def fold_batch_norm(embedder: Embedder) -> Embedder:
         convolution.weight = nn.Parameter(convolution.weight * scale[:, None, None, None])
         convolution.bias = nn.Parameter(norm.bias + (bias - norm.running_mean) * scale)
         # timm's norms carry the activation that follows
-        rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
-        parent, name = parents[id(norm)]
-        setattr(parent, name, nn.Sequential(*rest))
+        rest = [getattr(norm, part) for part in ("drop", "act") if getattr(norm, part, None) is not None]
+        setattr(*parents[norm], nn.Sequential(*rest))
     with torch.inference_mode():
         same = torch.allclose(folded(probe), before, atol=1e-5)
     return folded if pairs and same else embedder
@@ -48,24 +47,20 @@ def fold_batch_norm(embedder: Embedder) -> Embedder:
 
 def _convolutions_before_norms(network: nn.Module, probe: Tensor) -> list[tuple[nn.Conv2d, Any]]:
     """Find pairs of a convolution and the batch norm that takes its output, both used once in a pass over `probe`."""
-    sources: dict[int, nn.Conv2d] = {}
-    outputs, pairs, calls = [], [], Counter[nn.Module]()
+    sources: dict[int, tuple[nn.Conv2d, Any]] = {}  # with the outputs, or another tensor could get an output's id
+    pairs, calls = [], Counter[nn.Module]()
 
-    def after(module: nn.Module, _: Any, output: Any) -> None:
+    def after(module: nn.Module, inputs: Any, output: Any) -> None:
         calls[module] += 1
         if isinstance(module, nn.Conv2d):
-            sources[id(output)] = module
-            outputs.append(output)  # kept, or another tensor could get its id
-
-    def before(module: nn.Module, inputs: Any) -> None:
-        if isinstance(module, _BatchNorm) and inputs and id(inputs[0]) in sources:
-            pairs.append((sources[id(inputs[0])], module))
+            sources[id(output)] = module, output
+        elif isinstance(module, _BatchNorm) and inputs and id(inputs[0]) in sources:
+            pairs.append((sources[id(inputs[0])][0], module))
 
     hooks = [module.register_forward_hook(after) for module in network.modules()]
-    hooks += [module.register_forward_pre_hook(before) for module in network.modules()]
     with torch.no_grad():
         network(probe)
     for hook in hooks:
         hook.remove()
-    once = [(conv, norm) for conv, norm in pairs if calls[conv] == calls[norm] == 1]
-    return [(conv, norm) for conv, norm in once if norm.affine and norm.track_running_stats]
+    once = [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
+    return [(convolution, norm) for convolution, norm in once if norm.affine and norm.track_running_stats]

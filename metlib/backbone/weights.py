@@ -67,7 +67,7 @@ def find(name: str, arch: str, place: str | Path | None = None) -> Path | None:
 
 
 def fetch(name: str) -> Path:
-    """Fetch the file of a recipe in `recipes.FILES`, once, into torch's cache, hash and all; return its path.
+    """Fetch the file of a recipe in `recipes.FILES` once, into torch's cache, and check its hash; returns its path.
 
     With HF_HUB_OFFLINE set nothing is fetched. Raises `archives.DownloadError` as `archives.fetch` does.
     """
@@ -82,10 +82,10 @@ def fetch(name: str) -> Path:
 
 
 def is_torch(path: Path) -> bool:
-    """Say whether a file is one that `torch.save` wrote: a zip archive, or a pickle as before PyTorch 1.6."""
+    """Check whether `torch.save` wrote a file: a zip archive, or a pickle as before PyTorch 1.6."""
     with path.open("rb") as file:
         start = file.read(9)
-    # safetensors begins with the length of its header in eight bytes, whose first may be 0x80 too, and the header's {.
+    # safetensors begins with its header's length in eight bytes, of which the first may be 0x80 too; then comes a {.
     return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:] != b"{")
 
 
@@ -106,10 +106,9 @@ def read(path: Path) -> dict[str, Tensor]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
         else:
             content = safetensors.torch.load_file(path)
-    except Exception as error:  # a damaged file can make the machine raise anything
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked:
-            reason = f"it asks for {asked[1]}, expected nothing but tensors and numbers; nothing of it was run"
+    except Exception as error:  # a damaged file can make the unpickler raise anything
+        if code := re.search(r"GLOBAL (\S+)", str(error)):
+            reason = f"it asks for {code[1]}, expected nothing but tensors and numbers; nothing of it was run"
         else:
             # torch's own message begins with how to run the file all the same.
             text = "not as torch.save writes" if "Weights only" in str(error) else str(error)[:200]
@@ -143,7 +142,7 @@ class _Ignored:
 
 
 def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give foreign weights timm's names, the projector as `projector.*` and GeM's p as `pool.p`, without heads.
+    """Rename foreign weights as timm does, the projector to `projector.*` and GeM's p to `pool.p`, without heads.
 
     `module.` (DataParallel) and `backbone.` are taken off, a Sequential's numbers become layers, and a bias of
     shape (1, D) becomes (D,): so the authors store their projector's, where PCA initialised it.
@@ -160,10 +159,10 @@ def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> Recipe:
-    """Tell which ResNet renamed weights belong to, by the shapes, and make its recipe.
+    """Find by the shapes which ResNet renamed weights belong to, and make its recipe.
 
-    Raises ValueError where none fits (the nearest, and the first keys that differ), and for a GeM or projector that
-    isn't one.
+    Raises ValueError where none fits (with the nearest, and the first keys that differ), and for a p or projector of
+    another shape.
     """
     shapes = {k: tuple(v.shape) for k, v in tensors.items() if k != "pool.p" and not k.startswith("projector.")}
     wrong: dict[str, list[str]] = {}
