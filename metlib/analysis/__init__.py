@@ -1,4 +1,4 @@
 """What stands beside the pipeline: networks compared, results, published numbers, score checks, similarity, saliency.
 
-Import a module by its name: `from metlib.analysis import results`. `compare` and `saliency` need torch, others don't.
+Import a module by its name: `from metlib.analysis import results`. `compare`, `saliency` and `sweep` need torch.
 """

@@ -3,7 +3,7 @@
     metlib compare data/met R18IN R50SWSL DINOv2-B --database mini
 
 adds two rows a network, scored on val and on test, to the results table; `R18SWSL,R18IN` joins the descriptors of two
-networks before whitening. `sweep` asks which stage, pooling exponent and whitening a network should be read with.
+networks before whitening.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from metlib import backbone, descriptors, evaluate, extract
 from metlib.analysis import results as table
-from metlib.backbone import RECIPES, Embedder, Panel, of_timm
-from metlib.common.vectors import unit
+from metlib.backbone import RECIPES, Embedder, of_timm
 from metlib.dataset import Museum
 from metlib.descriptors import Described
-from metlib.whiten import PCAWhitening
 
 RESULTS = "figures/results.csv"
 
@@ -65,55 +61,6 @@ def describe_joined(museum: Museum, embedders: Sequence[Embedder], work_dir: str
     """Describe a museum with each of several networks and join their descriptors; options as for `extract.extract`."""
     sets = [extract.describe(museum, embedder, work_dir, **options) for embedder in embedders]
     return descriptors.concatenate(sets) if len(sets) > 1 else sets[0]
-
-
-def sweep(
-    museum: Museum,
-    embedder: Embedder,
-    work_dir: str | Path,
-    *,
-    stages: Sequence[int] | None = None,
-    ps: Sequence[float] = (1, 2, 3, 6),
-    dims: Sequence[int] = (16, 32, 64, 128, 256, 512, 1024, 2048),
-    seed: int = 0,
-    **options: Any,
-) -> pd.DataFrame:
-    """Measure every way of reading one network: stage, GeM's p, raw or PCA or whitened, and dimensions kept.
-
-    `stages` are indices into timm's `feature_info` (default: the last two that the network has). The images are gone
-    through once, for all of them. Of `dims` those are tried that the database can carry: up to the rank where it has
-    ten images a channel, else up to half of it, for the last eigenvalues are noise.
-    One row a way: `stage`, `p`, `way`, `dim`, `k`, `tau` (tuned on val), and GAP, GAP⁻ and ACC with intervals of val
-    (`val_gap`, tuned on the same queries) and test (`gap`, `gap_low`, ...), as fractions.
-    """
-    if stages is None:
-        last = len(embedder.trunk.feature_info) - 1 if embedder.recipe.stage is None else embedder.recipe.stage
-        stages = (last - 1, last) if last else (last,)
-    panel = Panel(embedder, stages, ps).eval()
-    described = extract.describe(museum, panel, work_dir, **options)
-    rows = []
-    for stage, p in panel.columns:
-        splits = [panel.part(rows, stage, p) for rows in (described.database, described.val, described.test)]
-        for way, dim, changed in _ways(splits, dims):
-            measured = evaluate.measure(Described(described.museum, *changed), whitening="raw", seed=seed)
-            tuned = measured.tuning
-            row = {"stage": stage, "p": p, "way": way, "dim": dim, "k": tuned.k, "tau": tuned.tau}
-            rows.append(row | {"val_gap": tuned.gap} | measured.test)
-    return pd.DataFrame(rows)
-
-
-def _ways(splits: list[Any], dims: Sequence[int]) -> Iterator[tuple[str, int, list[Any]]]:
-    """Three splits as they are, rotated, and whitened, at every dimension that the database can carry."""
-    yield "raw", splits[0].shape[1], splits
-    (n, channels), rank = splits[0].shape, PCAWhitening(1).fit(splits[0]).rank_
-    most = rank if n >= 10 * channels else max(rank // 2, 1)
-    kept = sorted({dim for dim in dims if dim <= most} or {most})
-    for way, shrinkage in (("PCA", 0.0), ("whitened", 1.0)):
-        full = PCAWhitening(kept[-1], shrinkage).fit(splits[0])
-        changed = [full.transform(rows) for rows in splits]
-        # Leading columns, made unit again, are the smaller whitening.
-        for dim in kept:
-            yield way, dim, [unit(rows[:, :dim]) for rows in changed]
 
 
 def measure_all(

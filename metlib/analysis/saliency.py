@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from metlib import backbone
-from metlib.backbone import Embedder, Panel
+from metlib.analysis.sweep import Panel
+from metlib.backbone import Embedder
 from metlib.common.vectors import as_rows
 from metlib.dataset import read_image
 
@@ -198,7 +199,7 @@ def _back_vgg(embedder: Embedder, images: Tensor) -> Tensor:
 def _back_stages(embedder: Embedder, images: Tensor) -> Tensor:
     """Go back through the means of a network's stages: (1, 3, H, W) -> (1, 1, h, w), the size of the first map."""
     stage = embedder.recipe.stage
-    maps = embedder._maps(images, list(range(len(embedder.trunk.feature_info) if stage is None else stage + 1)))
+    maps = embedder.maps(images, list(range(len(embedder.trunk.feature_info) if stage is None else stage + 1)))
     means = [_to_one(F.relu(m).mean(dim=1, keepdim=True)) for m in maps]
     heat = means.pop()
     for mean in reversed(means):

@@ -1,7 +1,7 @@
 """Recurrent layer aggregation: a ResNet with a memory along its depth, which timm then knows by its name.
 
-Importing this room registers `resnet18_rla` and `resnet50_rla`. The blocks of a stage share one ConvLSTM cell. It reads
-what each block adds, and every block sees the cell's state beside its map: it knows what all blocks before it found.
+Importing this module registers `resnet18_rla`. The blocks of a stage share one ConvLSTM cell. The cell reads what each
+block adds, and every block reads the cell's state beside its map, so it has access to what all blocks before it found.
 Source: Zhao et al., Recurrence along Depth: Deep Convolutional Neural Networks with Recurrent Layer Aggregation,
 NeurIPS 2021, section 3; the form with a ConvLSTM.
 """
@@ -15,15 +15,17 @@ from typing import Any
 
 import torch
 from timm.models import ResNet, build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.resnet import BasicBlock, Bottleneck
+from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-_NO_WEIGHTS = {
+from metlib.common.checks import check_integer
+
+_CONFIG = {
     "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": (7, 7), "first_conv": "conv1", "classifier": "fc",
 }  # fmt: skip
-default_cfgs = generate_default_cfgs({"resnet18_rla": _NO_WEIGHTS, "resnet50_rla": _NO_WEIGHTS})  # timm reads the name
+default_cfgs = generate_default_cfgs({"resnet18_rla": _CONFIG})  # timm reads the name
 
 
 class RecurrentBasicBlock(BasicBlock):
@@ -33,31 +35,13 @@ class RecurrentBasicBlock(BasicBlock):
         super().__init__(inplanes + rla_channels, *args, **kwargs)
 
     def forward(self: Any, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Give the block's map, and what it added to its input: (B, C, H, W) with (B, S, H, W) -> two (B, C', ., .)."""
+        """Compute the block's map, and what it adds to its input: (B, C, H, W), (B, S, H, W) -> two (B, C', ., .)."""
         y = self.drop_block(self.bn1(self.conv1(torch.cat([x, h], dim=1))))
         y = self.bn2(self.conv2(self.aa(self.act1(y))))
-        return _add(self, x, y, self.act2)
-
-
-class RecurrentBottleneck(Bottleneck):
-    """timm's bottleneck of ResNet-50, whose first convolution also takes the state's `rla_channels` maps."""
-
-    def __init__(self, inplanes: int, *args: Any, rla_channels: int, **kwargs: Any) -> None:
-        super().__init__(inplanes + rla_channels, *args, **kwargs)
-
-    def forward(self: Any, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Give the block's map, and what it added to its input: (B, C, H, W) with (B, S, H, W) -> two (B, C', ., .)."""
-        y = self.act1(self.bn1(self.conv1(torch.cat([x, h], dim=1))))
-        y = self.aa(self.act2(self.drop_block(self.bn2(self.conv2(y)))))
-        return _add(self, x, self.bn3(self.conv3(y)), self.act3)
-
-
-def _add(block: Any, x: Tensor, y: Tensor, activation: nn.Module) -> tuple[Tensor, Tensor]:
-    """End a block as timm's do, but keep what it adds."""
-    y = y if block.se is None else block.se(y)
-    y = y if block.drop_path is None else block.drop_path(y)
-    shortcut = x if block.downsample is None else block.downsample(x)
-    return activation(y + shortcut), y  # not in place: the cell reads y
+        y = y if self.se is None else self.se(y)
+        y = y if self.drop_path is None else self.drop_path(y)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.act2(y + shortcut), y  # not in place: the cell reads y
 
 
 class Cell(nn.Module):
@@ -69,7 +53,7 @@ class Cell(nn.Module):
         self.gates = nn.Conv2d(2 * state, 4 * state, 3, padding=1)
 
     def forward(self, y: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Read a block's y (B, C, H, W), and give the next h and c from those before, each (B, S, H, W)."""
+        """Read a block's y (B, C, H, W), and compute the next h and c from those before, each (B, S, H, W)."""
         gates = self.gates(torch.cat([self.reduce(y), h], dim=1))  # (B, 4 S, H, W)
         write, forget, show, new = gates.chunk(4, dim=1)
         c = forget.sigmoid() * c + write.sigmoid() * new.tanh()
@@ -80,39 +64,36 @@ class RecurrentResNet(ResNet):
     """timm's ResNet of four stages, with a `Cell` in each and a state of `rla_channels` maps that runs through all.
 
     Its last map is cat(x, relu(norm(h))), never negative; `feature_info` lists the stem, the stages' x, and that.
-    The arguments are those of timm's ResNet, `block_args` too (an `attn_layer`, say); but the last batch norm of a
-    block starts at 1, for blocks that start by adding nothing would leave the cells nothing to read.
+    The arguments are those of timm's ResNet, `block_args` too (an `attn_layer`, say). The last batch norm of a block
+    starts at 1: a block that starts by adding nothing leaves the cells nothing to read.
     Raises ValueError for an `rla_channels` that is no positive integer, or another number of stages.
     """
 
     def __init__(
         self,
-        block: Any,
-        layers: tuple[int, ...],
+        layers: Sequence[int] = (2, 2, 2, 2),
         *,
         rla_channels: int = 32,
         block_args: dict[str, Any] | None = None,
         zero_init_last: bool = False,
         **kwargs: Any,
     ) -> None:
-        if type(rla_channels) is not int or rla_channels < 1:
-            raise ValueError(f"rla_channels must be an integer of at least 1, got {rla_channels!r}")
+        check_integer("rla_channels", rla_channels, 1)
         if len(layers) != 4 or len(kwargs.get("channels", layers)) != 4:
             raise ValueError(f"expected 4 stages, got layers {layers} and channels {kwargs.get('channels')}")
         block_args = {**(block_args or {}), "rla_channels": rla_channels}
-        super().__init__(block, layers, block_args=block_args, zero_init_last=zero_init_last, **kwargs)
+        block: Any = RecurrentBasicBlock
+        super().__init__(block, tuple(layers), block_args=block_args, zero_init_last=zero_init_last, **kwargs)
         stages: Any = self.feature_info[1:]
         self.cells = nn.ModuleList(Cell(stage["num_chs"], rla_channels) for stage in stages)
         self.norm: nn.Module = nn.BatchNorm2d(rla_channels)
-        like: Any = self.bn1.weight
-        self.to(like)  # where, and as precise as, timm was asked to put the rest
         self.rla_channels = rla_channels
         self.num_features += rla_channels
         self.feature_info[-1]["num_chs"] = self.num_features
         self.reset_classifier(self.num_classes)
 
     def _maps(self, x: Tensor) -> Iterator[Tensor]:
-        """The maps of `feature_info`, one by one: nothing is computed beyond the last that is taken."""
+        """Yield the maps of `feature_info` one by one; nothing is computed beyond the last that is taken."""
         x = self.act1(self.bn1(self.conv1(x)))
         yield x
         x = self.maxpool(x)
@@ -130,9 +111,7 @@ class RecurrentResNet(ResNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last map: (B, 3, H, W) -> (B, num_features, h, w)."""
-        for last in self._maps(x):
-            x = last
-        return x
+        return list(self._maps(x))[-1]
 
     def forward_intermediates(
         self,
@@ -143,21 +122,20 @@ class RecurrentResNet(ResNet):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Give the maps of these indices into `feature_info`, as timm's other networks do; `norm` changes nothing."""
+        """Compute the maps of these indices into `feature_info`, as timm's other networks do; `norm` has no effect."""
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be NCHW, got {output_fmt!r}")
         numbers = range(len(self.feature_info))
         wanted = numbers if indices is None else numbers[-indices:] if isinstance(indices, int) else indices
         kept = {numbers[number] for number in wanted}
-        maps = []
-        for number, last in enumerate(islice(self._maps(x), max(kept) + 1 if stop_early else None)):
-            maps += [last] if number in kept else []
-        return maps if intermediates_only else (last, maps)
+        maps = list(islice(self._maps(x), max(kept) + 1 if stop_early else None))
+        taken = [each for number, each in enumerate(maps) if number in kept]
+        return taken if intermediates_only else (maps[-1], taken)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop stages and cells after the last of these indices, and the classifier; gives the indices."""
+        """Drop stages and cells after the last of these indices, and the classifier; returns the indices."""
         kept = list(super().prune_intermediate_layers(indices, prune_norm, prune_head))
         self.cells = self.cells[: max(kept)]
         if max(kept) < len(self.feature_info) - 1:
@@ -165,22 +143,13 @@ class RecurrentResNet(ResNet):
         return kept
 
 
-def _create(arch: str, pretrained: bool, **kwargs: Any) -> RecurrentResNet:
-    if pretrained and not kwargs.get("pretrained_cfg") and not kwargs.get("pretrained_cfg_overlay"):
-        raise ValueError(
-            f"no weights of {arch} are published in timm's form: leave pretrained out and train it, or load a metlib "
-            "checkpoint of your own by its path"
-        )
-    return build_model_with_cfg(RecurrentResNet, arch, pretrained, feature_cfg={"feature_cls": "getter"}, **kwargs)
-
-
 @register_model
 def resnet18_rla(pretrained: bool = False, **kwargs: Any) -> RecurrentResNet:
     """Build a ResNet-18 with recurrent layer aggregation; `pretrained` raises ValueError, there are no weights."""
-    return _create("resnet18_rla", pretrained, **{"block": RecurrentBasicBlock, "layers": (2, 2, 2, 2)} | kwargs)
-
-
-@register_model
-def resnet50_rla(pretrained: bool = False, **kwargs: Any) -> RecurrentResNet:
-    """Build a ResNet-50 with recurrent layer aggregation; `pretrained` raises ValueError, there are no weights."""
-    return _create("resnet50_rla", pretrained, **{"block": RecurrentBottleneck, "layers": (3, 4, 6, 3)} | kwargs)
+    if pretrained and not kwargs.get("pretrained_cfg") and not kwargs.get("pretrained_cfg_overlay"):
+        raise ValueError(
+            "no weights of resnet18_rla are published in timm's form: leave pretrained out and train it, or load a "
+            "metlib checkpoint of your own by its path"
+        )
+    features = {"feature_cls": "getter"}
+    return build_model_with_cfg(RecurrentResNet, "resnet18_rla", pretrained, feature_cfg=features, **kwargs)

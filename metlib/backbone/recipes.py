@@ -1,4 +1,4 @@
-"""The named networks of the study and what it takes to use each right: the `Recipe`, `RECIPES`, and files by URL."""
+"""The named networks of the study and what their right use takes: `Recipe`, `RECIPES`, and weights by URL."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class Recipe:
     """What it takes to build a network and use it right; the JSON object in a checkpoint's header.
 
     `arch` is a timm name (with its weights' tag for a named recipe), `arch_args` further arguments for it, `mean`
-    and `std` the pixel statistics it was trained with. `pooling` makes one vector of the network's output: "gem" over
+    and `std` the pixel statistics it was trained with. `pooling` reduces the network's output to one vector: "gem" over
     a map's positions (for maps that are never negative, with exponent `gem_p`); "mean" over them, or over a
     transformer's patch tokens without its prefix tokens; "class", the class token; "head", the network's own pooling
     (attention in SigLIP, mean and normalisation in ConvNeXt). `stage` is an index into timm's `feature_info` (None:
     the network's end), `projector` the output dimension of a linear layer after pooling (None: no such layer).
     Resolution: images keep their size, except that sides are rounded to a `multiple` (a transformer's patch), and
     that the longer side is brought down to `longest` pixels where positions were learned for no more.
-    `origin` says where the weights come from, `licence` under which terms, `training` how they were trained, `seed`
-    is set for untrained weights only. Raises ValueError for values that are none of these.
+    `origin` is where the weights come from, `licence` their terms, `training` how they were trained; `seed` is set for
+    untrained weights only. Raises ValueError for values that are none of these.
     """
 
     arch: str
@@ -101,7 +101,7 @@ class Recipe:
         return (f"at most {self.longest} pixels" if self.longest else "native size") + rounded
 
     def to_json(self) -> dict[str, Any]:
-        """Give the recipe as a JSON object: `arch`, `arch_args`, `mean`, `std`, and what differs from the defaults."""
+        """Return the recipe as a JSON object: `arch`, `arch_args`, `mean`, `std`, and what isn't the default."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain |= {"mean": list(self.mean), "std": list(self.std)}
         plain |= {"arch_args": dict(self.arch_args), "training": dict(self.training)}
@@ -121,14 +121,11 @@ class Recipe:
             extra = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
             expected = f"a recipe is a JSON object with 'arch' and otherwise only {sorted(known - {'arch'})}"
             raise ValueError(f"{expected}, got {extra if extra else 'no arch'}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"the recipe holds a value of the wrong kind: {error}") from None
+        return cls(**values)
 
 
 def _is_number(value: object) -> bool:
-    """Say whether a value from outside is a finite number that a float can hold, and no bool."""
+    """Check that a value from outside is a finite number that a float can hold, and no bool."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer of hundreds of digits
@@ -147,10 +144,10 @@ def nearest(name: object) -> str:
 def of_timm(name: str) -> Recipe:
     """Make the recipe of any timm model, its pooling and resolution rule after the network's family.
 
-    Maps are pooled by GeM. Transformers of one token size give their class token, or the mean of their patch tokens,
-    or what their own head attends to, whichever they have; where positions were learned for one size of image, that
-    is the longest side. Raises ValueError for a name that timm doesn't know (the nearest are offered), and for a
-    transformer that timm has no `dynamic_img_size` for.
+    Maps are pooled by GeM. Of transformers with one token size the class token is taken, or the pooling of their own
+    head, or the mean of their patch tokens, whichever they have. Where positions were learned for one size of image,
+    that is the longest side. Raises ValueError for a name that timm doesn't know (with the nearest names), and for a
+    transformer that has no `dynamic_img_size` in timm.
     """
     try:
         config: Any = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
@@ -159,7 +156,7 @@ def of_timm(name: str) -> Recipe:
     if config is None:
         raise ValueError(f"backbone {name!r} is no recipe ({', '.join(RECIPES)}), file or timm model{nearest(name)}")
     given = {"mean": config.mean, "std": config.std, "licence": config.license or "not stated", "origin": "timm"}
-    with torch.device("meta"):  # shapes without memory: what family is it?
+    with torch.device("meta"):  # shapes without memory show the family
         trunk: Any = timm.create_model(name, pretrained=False)
     if not hasattr(trunk, "num_prefix_tokens"):
         # ConvNeXt's map has negative values, which GeM would cut off.
@@ -172,8 +169,8 @@ def of_timm(name: str) -> Recipe:
     pooling = "class" if trunk.cls_token is not None else "mean"
     pooling = "head" if trunk.global_pool == "map" else pooling
     longest = None if trunk.pos_embed is None else max(config.input_size[1:])  # rotary positions know no largest size
-    arch_args = {"dynamic_img_size": True} | ({"global_pool": "token"} if pooling == "class" else {})
     patch = trunk.patch_embed.feat_ratio()  # pixels a token, those of a convolutional stem included
+    arch_args = {"dynamic_img_size": True} | ({"global_pool": "token"} if pooling == "class" else {})
     return Recipe(name, arch_args, pooling=pooling, multiple=patch, longest=longest, **given)
 
 
@@ -253,12 +250,12 @@ RECIPES: dict[str, Recipe] = {
 }
 """The study's networks by its names, those that lead today, and three for the transfer study.
 
-`embedded` comes with metlib: a small one that learned from a painted museum (see `train.embedded`). `random` is a
-small untrained one: what code and pixels give without learning.
+`embedded` comes with metlib: a small network trained on a painted museum (see `train.embedded`). `random` is a small
+untrained one: its scores are what code and pixels reach without learning.
 """
 
 FILES: dict[str, tuple[str, File]] = {
-    # Nobody published the hash of this one: the first download pins it, see `download.fetch`.
+    # The hash of this one isn't published: the first download pins it, see `weights.fetch`.
     "R50SwAV": ("https://dl.fbaipublicfiles.com/deepcluster/", File("swav_800ep_pretrain.pth.tar")),
     "R50SIN": (
         "https://bitbucket.org/robert_geirhos/texture-vs-shape-pretrained-models/raw/"

@@ -67,7 +67,7 @@ def find(name: str, arch: str, place: str | Path | None = None) -> Path | None:
 
 
 def fetch(name: str) -> Path:
-    """Fetch the file of a recipe in `recipes.FILES`, once, into torch's cache, hash and all; return its path.
+    """Fetch the file of a recipe in `recipes.FILES` once, into torch's cache, and check its hash; returns its path.
 
     With HF_HUB_OFFLINE set nothing is fetched. Raises `archives.DownloadError` as `archives.fetch` does.
     """
@@ -82,10 +82,10 @@ def fetch(name: str) -> Path:
 
 
 def is_torch(path: Path) -> bool:
-    """Say whether a file is one that `torch.save` wrote: a zip archive, or a pickle as before PyTorch 1.6."""
+    """Check whether `torch.save` wrote a file: a zip archive, or a pickle as before PyTorch 1.6."""
     with path.open("rb") as file:
         start = file.read(9)
-    # safetensors begins with the length of its header in eight bytes, whose first may be 0x80 too, and the header's {.
+    # safetensors begins with its header's length in eight bytes, of which the first may be 0x80 too; then comes a {.
     return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:] != b"{")
 
 
@@ -95,24 +95,24 @@ def read(path: Path) -> dict[str, Tensor]:
     `module.`, which DataParallel puts before every name, is taken off.
     Raises ValueError for a file that is damaged, asks for other code, or holds no plain tensors by name.
     """
-    # numpy's scalars (the authors saved a val GAP) are stood in for: numpy's own would believe what the file says.
-    stand_ins: list[Any] = [(_Number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    stand_ins += [(_Dtype, "numpy.dtype"), (_Dtype, "numpy.dtypes.Float64DType"), (_Dtype, "numpy.dtypes.Float32DType")]
+    # A stand-in takes the place of numpy's scalars (the authors saved a val GAP): numpy's own trust the file's content.
+    scalars = ("core.multiarray.scalar", "_core.multiarray.scalar")
+    dtypes = ("dtype", "dtypes.Float64DType", "dtypes.Float32DType")
+    stand_ins: list[Any] = [_Ignored, *((_Ignored, f"numpy.{name}") for name in scalars + dtypes)]
     content: Any
     try:
         if is_torch(path):
-            with torch.serialization.safe_globals([*stand_ins, _Number, _Dtype]):
+            with torch.serialization.safe_globals(stand_ins):
                 content = torch.load(path, map_location="cpu", weights_only=True)
         else:
             content = safetensors.torch.load_file(path)
-    except Exception as error:  # a damaged file can make the machine raise anything
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked:
-            reason = f"it asks for {asked[1]}, expected nothing but tensors and numbers; nothing of it was run"
+    except Exception as error:  # a damaged file can make the unpickler raise anything
+        if code := re.search(r"GLOBAL (\S+)", str(error)):
+            reason = f"it asks for {code[1]}, expected nothing but tensors and numbers; nothing of it was run"
         else:
-            # Of what torch refuses it says first how to run it none the less.
-            told = "not as torch.save writes" if "Weights only" in str(error) else str(error)[:200]
-            reason = f"{type(error).__name__}: {told}; a damaged or cut download? fetch it again"
+            # torch's own message begins with how to run the file all the same.
+            text = "not as torch.save writes" if "Weights only" in str(error) else str(error)[:200]
+            reason = f"{type(error).__name__}: {text}; a damaged or cut download? fetch it again"
         raise ValueError(f"{path} can't be read as weights: {reason}") from None
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -128,25 +128,21 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Say whether a tensor is as large as it says: sparse, empty and expanded ones can claim any shape."""
+    """Check that a tensor has a value in the file for every entry: sparse, empty and expanded ones claim any shape."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-class _Dtype:
-    """Stands for a numpy dtype in a checkpoint; whatever is asked of it is forgotten."""
+class _Ignored:
+    """Stands for a numpy scalar or dtype in a checkpoint; no weight needs them, so what it is given is dropped."""
 
     def __init__(self, *arguments: Any) -> None: ...
     def __setstate__(self, state: Any) -> None: ...
 
 
-class _Number(_Dtype):
-    """Stands for a numpy scalar in a checkpoint: a score, which no weight needs."""
-
-
 def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give foreign weights timm's names, the projector as `projector.*` and GeM's p as `pool.p`, without heads.
+    """Rename foreign weights as timm does, the projector to `projector.*` and GeM's p to `pool.p`, without heads.
 
     `module.` (DataParallel) and `backbone.` are taken off, a Sequential's numbers become layers, and a bias of
     shape (1, D) becomes (D,): so the authors store their projector's, where PCA initialised it.
@@ -163,10 +159,10 @@ def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> Recipe:
-    """Tell which ResNet renamed weights belong to, by the shapes, and make its recipe.
+    """Find by the shapes which ResNet renamed weights belong to, and make its recipe.
 
-    Raises ValueError where none fits (the nearest, and the first keys that differ), and for a GeM or projector that
-    isn't one.
+    Raises ValueError where none fits (with the nearest, and the first keys that differ), and for a p or projector of
+    another shape.
     """
     shapes = {k: tuple(v.shape) for k, v in tensors.items() if k != "pool.p" and not k.startswith("projector.")}
     wrong: dict[str, list[str]] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metlib import backbone, cli, dataset, evaluate, extract, knn, metrics, tune
+from metlib import backbone, cli, dataset, evaluate, extract, knn
 from metlib.analysis import compare, results
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Museum
@@ -50,40 +50,6 @@ def test_networks_are_joined_before_whitening(museum: Museum, tmp_path: Path) ->
     white = PCAWhitening(12).fit(database)
     expected = knn.search(white.transform(database), white.transform(test), run.neighbours["test"].k)
     np.testing.assert_allclose(run.neighbours["test"].similarities, expected.similarities, atol=2e-6)
-
-
-def test_every_way_of_a_sweep_is_that_network_alone(museum: Museum, tmp_path: Path) -> None:
-    table = compare.sweep(museum, embedder(), tmp_path, ps=(1, 3), dims=(4, 8, 4096), scales=(1,))
-    stages = len(embedder().trunk.feature_info)
-    assert sorted(set(table["stage"])) == [stages - 2, stages - 1] and set(table["p"]) == {1, 3}
-    assert set(table[table["way"] != "raw"]["dim"]) == {4, 8}  # 4,096 is more than this database carries
-    labels, truth = museum.database.labels, museum.test.labels
-    row = table[(table["stage"] == stages - 2) & (table["p"] == 1) & (table["way"] == "whitened") & (table["dim"] == 4)]
-    alone = embedder(stage=stages - 2, gem_p=1.0)
-    alone.trunk.load_state_dict(embedder().trunk.state_dict(), strict=False)
-    described = extract.describe(museum, alone, tmp_path, scales=(1,))
-    white = PCAWhitening(8).fit(described.database)
-    database, val, test = (
-        rows[:, :4] / np.linalg.norm(rows[:, :4], axis=1, keepdims=True)
-        for rows in map(white.transform, (described.database, described.val, described.test))
-    )
-    ks = tune.fitting(tune.KS, len(labels))
-    tuned = tune.tune(knn.search(database, val, ks[-1]), labels, museum.val.labels, ks)
-    answers = knn.classify(knn.search(database, test, ks[-1]), labels, tuned.k, tuned.tau)
-    scores = metrics.evaluate(answers.labels, answers.log_confidence, truth)
-    assert (row["k"].item(), row["tau"].item()) == (tuned.k, tuned.tau)
-    assert row["gap"].item() == pytest.approx(scores.gap, abs=1e-6)
-    assert row["val_gap"].item() == pytest.approx(tuned.gap, abs=1e-6)
-
-
-def test_a_large_database_carries_dimensions_up_to_its_rank() -> None:
-    rng = np.random.default_rng(0)
-    many = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in rng.normal(size=(3, 80, 8)).astype("f4")]
-    assert {dim for way, dim, _ in compare._ways(many, (2, 8, 16)) if way != "raw"} == {2, 8}
-    few = [rows[:20] for rows in many]
-    assert {dim for way, dim, _ in compare._ways(few, (2, 8, 16)) if way != "raw"} == {2}
-    # Half the rank, where all are too many.
-    assert {dim for way, dim, _ in compare._ways(few, (16,)) if way != "raw"} == {4}
 
 
 def test_the_command_line_writes_rows(small_museum: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

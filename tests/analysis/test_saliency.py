@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from metlib import backbone
 from metlib.analysis import saliency
 from metlib.analysis.saliency import describe_image, grad_cam, map_agreement, randomise
-from metlib.backbone import Embedder, Panel, Recipe
+from metlib.analysis.sweep import Panel
+from metlib.backbone import Embedder, Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
