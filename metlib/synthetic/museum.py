@@ -26,8 +26,9 @@ from numpy.random import default_rng
 from metlib import dataset
 from metlib.common.files import explained, replacing
 from metlib.common.progress import track
-from metlib.synthetic.drawing import PALETTES, Array, to_image
-from metlib.synthetic.photographs import FORMATS, KINDS, NOT_ART, SCHOOLS, SHARES, Exhibit, query, studio, visit
+from metlib.synthetic.not_art import NOT_ART
+from metlib.synthetic.palettes import PALETTES, Array, to_image
+from metlib.synthetic.photographs import FORMATS, KINDS, SCHOOLS, SHARES, Exhibit, query, studio, visit
 
 PAINTER = 1  # raise it when the same seed gives other pictures: a museum of an older painter is not this museum
 
