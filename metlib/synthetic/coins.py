@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from metlib.synthetic.choices import KINSHIP, Choices
-from metlib.synthetic.drawing import Point, Sheet, bell, edge, grid, mask, smoothed, turned
+from metlib.synthetic.drawing import Point, Sheet, bell, black, edge, grid, smoothed, turned
 from metlib.synthetic.palettes import Array, colours, mix, ramp
 from metlib.synthetic.vessels import SHAPES
 
@@ -88,26 +88,24 @@ def coin(pick: Choices, metal: str, motif: str, w: int, h: int, reverse: bool, l
     beads, letters = pick.count(36, 70), pick.count(8, 16)
     alphabet = pick.series.random((letters, 4, 2)) - 0.5
     begin, span = (-0.95, 1.9) if motif == "sun" else (-1.15, 1.3)
-
-    def strike(sheet: Sheet) -> None:
-        for k in range(beads):
-            t = 2 * np.pi * k / beads
-            sheet.disc(c[0] + 0.92 * r * np.cos(t), c[1] + 0.92 * r * np.sin(t), 0.022 * r, (0.8, 0.8, 0.8))
-        for k, glyph in enumerate(alphabet):
-            t = np.pi * begin + span * np.pi * k / letters
-            place = (c[0] + 0.79 * r * np.cos(t), c[1] + 0.79 * r * np.sin(t))
-            letter = sheet.placed(place, t + np.pi / 2, 0.075 * r)
-            letter.line([(-0.4, 0.7), (-0.4, -0.7), *(glyph * 1.6)], (0.75,) * 3, 0.022 * r)
-        emblem(sheet, pick.part(8), ("sun" if motif != "sun" else "urn") if reverse else motif, c, 0.62 * r)
-
-    struck = mask(w, h, strike)
+    sheet = black(w, h)
+    for k in range(beads):
+        t = 2 * np.pi * k / beads
+        sheet.disc(c[0] + 0.92 * r * np.cos(t), c[1] + 0.92 * r * np.sin(t), 0.022 * r, (0.8, 0.8, 0.8))
+    for k, glyph in enumerate(alphabet):
+        t = np.pi * begin + span * np.pi * k / letters
+        place = (c[0] + 0.79 * r * np.cos(t), c[1] + 0.79 * r * np.sin(t))
+        letter = sheet.placed(place, t + np.pi / 2, 0.075 * r)
+        letter.line([(-0.4, 0.7), (-0.4, -0.7), *(glyph * 1.6)], (0.75,) * 3, 0.022 * r)
+    emblem(sheet, pick.part(8), ("sun" if motif != "sun" else "urn") if reverse else motif, c, 0.62 * r)
+    struck = sheet.coverage()
     height = gaussian_filter(struck, h / 240) + 0.6 * gaussian_filter(struck, h / 70)
     height += 0.9 * bell(distance - 0.97 * rim, 0.03 * r) + 0.10 * pick.noise((h, w), 24, 4)
     height += 0.3 * (1 - (distance / r) ** 2)
     down, across = np.gradient(gaussian_filter(height, h / 400))
-    k = h / 55
-    nz = 1 / np.sqrt(1 + (k * down) ** 2 + (k * across) ** 2)
-    facing = nz * (0.62 - k * (across * np.cos(light) + down * np.sin(light)) * 0.75)
+    steep = h / 55
+    nz = 1 / np.sqrt(1 + (steep * down) ** 2 + (steep * across) ** 2)
+    facing = nz * (0.62 - steep * (across * np.cos(light) + down * np.sin(light)) * 0.75)
     hollow = np.clip((height - gaussian_filter(height, h / 40)) * 0.7, -0.3, 0.3)
     tone = 0.12 + 0.62 * facing + 0.45 * hollow + 0.10 * (pick.noise((h, w), 3, 4) - 0.5)
     rgb = ramp(colours(METALS[metal]), tone)

@@ -6,7 +6,6 @@ are in units of the picture's height: y runs from 0 to 1, x from 0 to width/heig
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import copy
 from typing import Any
 
@@ -18,7 +17,6 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from metlib.synthetic.palettes import Array, to_array, to_image
 
 Point = tuple[float, float]
-Box = tuple[float, float, float, float]
 
 
 def grid(w: int, h: int) -> tuple[Array, Array, float]:
@@ -70,7 +68,7 @@ class Sheet:
     def shape(self, points: Any, colour: Any, opacity: float = 1.0) -> None:
         self.pen.polygon(self.pixels(points), fill=self.ink(colour, opacity))
 
-    def rectangle(self, box: Box, colour: Any, opacity: float = 1.0) -> None:
+    def rectangle(self, box: tuple[float, float, float, float], colour: Any, opacity: float = 1.0) -> None:
         left, top, right, bottom = box
         self.shape([(left, top), (right, top), (right, bottom), (left, bottom)], colour, opacity)
 
@@ -86,12 +84,13 @@ class Sheet:
     def rgb(self) -> Array:
         return to_array(self.image.reduce(2))
 
+    def coverage(self) -> Array:
+        """Give the first channel (H, W): how far white shapes cover a black sheet, or a height map in grey."""
+        return self.rgb()[..., 0]
 
-def mask(w: int, h: int, draw: Callable[[Sheet], None]) -> Array:
-    """Draw in white on black: coverage (H, W)."""
-    sheet = Sheet(np.zeros((h, w, 3), np.float32))
-    draw(sheet)
-    return sheet.rgb()[..., 0]
+
+def black(w: int, h: int) -> Sheet:
+    return Sheet(np.zeros((h, w, 3), np.float32))
 
 
 def turned(points: Any, centre: Point, angle: float, scale: float = 1.0) -> list[Point]:
@@ -111,8 +110,8 @@ def smoothed(points: Any, softness: float = 2.0, closed: bool = True) -> list[Po
 def brushed(rgb: Array, rng: Generator, angle: Array, length: float, width: float, n: int, mess: float = 0.04) -> Array:
     """Repaint in n strokes along `angle` (H, W), each of one colour, with the light on their ridges."""
     h, w = rgb.shape[:2]
-    canvas = np.dstack([rgb, np.full((h, w), 0.5, np.float32)])
-    image = to_image(canvas).resize((2 * w, 2 * h), Image.Resampling.BILINEAR)
+    raised = np.dstack([rgb, np.full((h, w), 0.5, np.float32)])
+    image = to_image(raised).resize((2 * w, 2 * h), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(image)
     row, column = rng.integers(0, h, n), rng.integers(0, w, n)
     ink = rgb[row, column] + rng.normal(0, mess, (n, 1)) + rng.normal(0, mess / 2, (n, 3))

@@ -22,8 +22,7 @@ def landscape(pick: Choices, p: Array, w: int, h: int) -> Array:
         foot = horizon + 0.055 * k
         crest = foot - part.between(0.04, 0.16) * (1 - 0.15 * k) * part.noise((1, w), (1, 2 + k), 4)
         hill = ramp([p[4], p[2], p[1], p[1]], np.float32(0.18 + 0.25 * k))
-        lit = mix(hill, p[4], 0.5 * np.clip(1 - (y - crest) / 0.06, 0, 1))
-        rgb = mix(rgb, lit, edge(y - crest, 0.01))
+        rgb = mix(rgb, mix(hill, p[4], 0.5 * np.clip(1 - (y - crest) / 0.06, 0, 1)), edge(y - crest, 0.01))
     shore = horizon + 0.2
     field = ramp([p[1], p[2], p[3], p[4]], 0.75 * pick.noise((h, w), (10, 2)) + 0.2 * (1 - y))
     rgb = mix(rgb, field, edge(y - shore, 0.03))
@@ -111,9 +110,8 @@ def ink_mountains(pick: Choices, p: Array, w: int, h: int) -> Array:
     sheet, part = Sheet(rgb), pick.part(90)
     for u, v, s in part.series.random((7, 3))[: part.count(2, 6)]:
         foot, lean, tall = u * a + part.own.normal(0, 0.02), part.series.normal(0, 0.05), 0.1 + 0.1 * s
-        trunk = [
-            (foot + lean * t + 0.012 * np.sin(5 * t + 6 * s), 0.84 + 0.12 * v - tall * t) for t in np.linspace(0, 1, 9)
-        ]
+        t = np.linspace(0, 1, 9)
+        trunk = list(zip(foot + lean * t + 0.012 * np.sin(5 * t + 6 * s), 0.84 + 0.12 * v - tall * t, strict=True))
         sheet.line(trunk, p[0], 0.007, 0.9)
         for k, (cx, cy) in enumerate(trunk[3:]):
             reach = 0.05 * (1.15 - k / 6) * (0.6 + 0.6 * s)
@@ -159,10 +157,10 @@ def woodblock(pick: Choices, p: Array, w: int, h: int) -> Array:
     sea = pick.part(50)
     scale = sea.between(0.05, 0.085)
     rows = int((1 - horizon) / (scale * 0.5)) + 2
-    first, last = p[sea.among([1, 2])], p[0]
+    light = p[sea.among([1, 2])]
     for i in range(rows):
         cy = horizon + scale * (0.5 * i + 0.9)
-        deep = mix(first, last, i / rows)
+        deep = mix(light, p[0], i / rows)
         sway = 0.012 * np.sin(i + sea.between(0, 6))
         for j in range(-1, int(a / scale / 2) + 2):
             cx = (2 * j + i % 2) * scale + sway
@@ -173,10 +171,11 @@ def woodblock(pick: Choices, p: Array, w: int, h: int) -> Array:
     for _ in range(boat.count(0, 2)):
         at = sheet.placed((boat.between(0.15, 0.85) * a, boat.between(0.72, 0.9)), 0, boat.between(0.1, 0.18))
         hull = [(-1, -0.22), (-0.7, 0.05), (0.6, 0.08), (1.1, -0.3), (0.5, -0.06), (-0.6, -0.08)]
+        sail = [(-0.1, -1.1), (0.55, -0.9), (0.5, -0.2)]
         at.shape(hull, p[3])
         at.line([*hull, hull[0]], p[0], 0.005)
-        at.shape([(-0.1, -0.1), (-0.1, -1.1), (0.55, -0.9), (0.5, -0.2)], p[5])
-        at.line([(-0.1, -0.05), (-0.1, -1.1), (0.55, -0.9), (0.5, -0.2)], p[0], 0.005)
+        at.shape([(-0.1, -0.1), *sail], p[5])
+        at.line([(-0.1, -0.05), *sail], p[0], 0.005)
     left = 0.04 if sun[0] > a / 2 else a - 0.11
     sheet.rectangle((left, 0.05, left + 0.07, 0.26), p[5])
     for k in range(5):

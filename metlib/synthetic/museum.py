@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
+from operator import call
 from pathlib import Path
 from typing import Any
 
@@ -140,20 +141,16 @@ def fill(folder: Path, catalogue: Catalogue, size: int, workers: int) -> None:
     total = sum(map(len, (files["MET_database"], files["valset"], files["testset"])))
     with track(total=total, label="painting", unit="image") as bar:
         if workers == 1:
-            for n in map(paint, jobs):
+            for n in map(call, jobs):
                 bar.update(n)
             return
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            for n in pool.map(paint, jobs, chunksize=8):
+            for n in pool.map(call, jobs, chunksize=8):
                 bar.update(n)
 
 
-def paint(job: Callable[[], int]) -> int:
-    """Do one job, an exhibit's studio photographs or one query; returns the number of images written."""
-    return job()
-
-
 def paint_exhibit(folder: Path, exhibit: Exhibit, photos: int, size: int) -> int:
+    """Write an exhibit's studio photographs; returns how many."""
     folder.mkdir()
     for view in range(photos):
         to_image(studio(exhibit, view, size)).save(folder / f"{view}.jpg", quality=90)
@@ -161,6 +158,7 @@ def paint_exhibit(folder: Path, exhibit: Exhibit, photos: int, size: int) -> int
 
 
 def paint_query(path: Path, shown: Exhibit | str, key: tuple[int, ...], size: int) -> int:
+    """Write one query, the random generator's seed in `key`; returns 1, the number of images."""
     rng = default_rng(key)
     if isinstance(shown, str):
         w, h = (round(side * size) for side in FORMATS[int(rng.integers(3))])

@@ -106,10 +106,6 @@ def greenery(rng: Generator, w: int, h: int) -> Array:
 
 
 NOT_ART: dict[str, Callable[[Generator, int, int], Array]] = {
-    "Photographs": crop_of_photo,
-    "Galleries": empty_gallery,
-    "Skies": open_sky,
-    "Floors": tiled_floor,
-    "Signs": sign,
-    "Plants": greenery,
-}
+    "Photographs": crop_of_photo, "Galleries": empty_gallery, "Skies": open_sky,
+    "Floors": tiled_floor, "Signs": sign, "Plants": greenery,
+}  # fmt: skip

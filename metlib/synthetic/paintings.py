@@ -10,14 +10,14 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from metlib.synthetic.choices import KINSHIP, Choices, noise
-from metlib.synthetic.drawing import Point, Sheet, brushed, canvas, edge, grid, mask, relief, turned
+from metlib.synthetic.drawing import Point, Sheet, black, brushed, canvas, edge, grid, relief, turned
 from metlib.synthetic.landscapes import ink_mountains, landscape, seascape, woodblock
 from metlib.synthetic.palettes import Array, mix, pigment, ramp
 from metlib.synthetic.vessels import SHAPES, revolve
 
 
-def ball(rgb: Array, x: float, y: float, r: float, colour: Any) -> Array:
-    """Lay a lit ball on the picture: light from the upper left, light thrown back from the table."""
+def ball(rgb: Array, x: float, y: float, r: float, colour: Any) -> None:
+    """Draw a lit ball into the picture: light from the upper left, light thrown back from the table."""
     h, w = rgb.shape[:2]
     down, across = (slice(max(0, int((c - r) * h) - 3), int((c + r) * h) + 4) for c in (y, x))
     gx, gy, _ = grid(w, h)
@@ -27,7 +27,6 @@ def ball(rgb: Array, x: float, y: float, r: float, colour: Any) -> Array:
     shine = 0.35 * np.clip(-0.33 * u - 0.36 * v + 0.87 * z, 0, 1) ** 40
     body = colour * (0.10 + 0.95 * light + 0.18 * np.clip(v, 0, 1) * (1 - light))[..., None] + shine[..., None]
     rgb[down, across] = mix(rgb[down, across], body, edge(1 - np.hypot(u, v), 0.006 / r))
-    return rgb
 
 
 def still_life(pick: Choices, p: Array, w: int, h: int) -> Array:
@@ -54,23 +53,18 @@ def still_life(pick: Choices, p: Array, w: int, h: int) -> Array:
         hue = ramp([p[3], p[2], mix(p[3], p[4], 0.4), pigment(0.72, 0.16, 0.12)], np.float32(part.series.random()))
         cx, cy = (0.12 + 0.76 * u) * a + part.own.normal(0, 0.02), base + 0.02 + 0.14 * v
         things.append((cx, cy, 0.055 + 0.035 * s, hue))
-
-    def shadows(sheet: Sheet) -> None:
-        sheet.disc(jar_x + 0.1, base, 0.2, (1, 1, 1), 1, 0.04)
-        for cx, cy, r, _ in things:
-            sheet.disc(cx + 0.5 * r, cy + 0.75 * r, 1.5 * r, (1, 1, 1), 1, 0.45 * r)
-
-    rgb = rgb * (1 - 0.75 * gaussian_filter(mask(w, h, shadows), h / 45))[..., None]
-    name = part.among(["bottle", "jar", "gourd", "moon jar"])
-    glaze = mix(p[2], p[4], part.between(0, 1))
-    texture = np.broadcast_to(glaze, (8, 16, 3)) * np.float32(1)
-    pot, alpha = revolve(SHAPES[name], texture, w, h, (jar_x, base - tall, tall), 0.0)
-    rgb = mix(rgb, pot, alpha)
+    shadows = black(w, h)
+    shadows.disc(jar_x + 0.1, base, 0.2, (1, 1, 1), 1, 0.04)
+    for cx, cy, r, _ in things:
+        shadows.disc(cx + 0.5 * r, cy + 0.75 * r, 1.5 * r, (1, 1, 1), 1, 0.45 * r)
+    rgb = rgb * (1 - 0.75 * gaussian_filter(shadows.coverage(), h / 45))[..., None]
+    profile = SHAPES[part.among(["bottle", "jar", "gourd", "moon jar"])]
+    glaze = np.broadcast_to(mix(p[2], p[4], part.between(0, 1)), (8, 16, 3))
+    rgb = mix(rgb, *revolve(profile, glaze, w, h, (jar_x, base - tall, tall), 0.0))
     for cx, cy, r, hue in sorted(things, key=lambda t: t[1]):
-        rgb = ball(rgb, cx, cy, r, hue)
+        ball(rgb, cx, cy, r, hue)
     light = 0.75 + 0.5 * np.exp(-(((x - 0.35 * a) / 0.6) ** 2) - ((y - 0.55) / 0.5) ** 2)
-    angle = 3 * pick.noise((h, w), 3, 2)
-    return brushed(rgb * light[..., None], pick.own, angle, 0.014, 0.007, 900, 0.012)
+    return brushed(rgb * light[..., None], pick.own, 3 * pick.noise((h, w), 3, 2), 0.014, 0.007, 900, 0.012)
 
 
 def geometric(pick: Choices, p: Array, w: int, h: int) -> Array:
@@ -90,17 +84,16 @@ def geometric(pick: Choices, p: Array, w: int, h: int) -> Array:
         size, colour = part.between(0.06, 0.2), p[part.among([0, 1, 2, 3, 3])]
         form = part.among(["bar", "bar", "half", "triangle", "grid"])
         if form == "bar":
-            angle = tilt + part.among([0, np.pi / 2])
-            sheet.placed(place, angle, size).rectangle((-2, -0.14, 2, 0.14), colour, 0.9)
+            bar = sheet.placed(place, tilt + part.among([0, np.pi / 2]), size)
+            bar.rectangle((-2, -0.14, 2, 0.14), colour, 0.9)
         elif form == "half":
-            angle = tilt + part.among([0, np.pi / 2, np.pi])
-            sheet.placed(place, angle, size).shape(half, colour, 0.85)
+            sheet.placed(place, tilt + part.among([0, np.pi / 2, np.pi]), size).shape(half, colour, 0.85)
         elif form == "triangle":
-            angle = tilt + part.between(0, 6)
-            sheet.placed(place, angle, size).shape([(0, -1), (0.9, 0.6), (-0.9, 0.6)], colour, 0.85)
+            triangle = sheet.placed(place, tilt + part.between(0, 6), size)
+            triangle.shape([(0, -1), (0.9, 0.6), (-0.9, 0.6)], colour, 0.85)
         else:
-            for level in (i / 3 - 1 for i in range(6)):
-                sheet.placed(place, tilt, size).line([(-1, level), (1, level)], colour, 0.007)
+            for i in range(6):
+                sheet.placed(place, tilt, size).line([(-1, i / 3 - 1), (1, i / 3 - 1)], colour, 0.007)
     for k in range(pick.count(1, 4)):
         part = pick.part(30 + k)
         place, angle = (part.between(0.2, 0.8) * a, part.between(0.2, 0.8)), tilt + part.among([0, np.pi / 2, 0.6])
@@ -122,23 +115,19 @@ def mosaic(pick: Choices, p: Array, w: int, h: int) -> Array:
     sheet = Sheet(np.broadcast_to(p[0], (h, w, 3)))
     sway = 0.35 * (pick.series.random((n + 1, m + 1, 2)) - 0.5)
     sway[0], sway[-1], sway[:, 0], sway[:, -1] = 0, 0, 0, 0
-
-    def corner(i: int, j: int) -> Point:
-        return ((j + sway[i, j, 0]) * a / m, (i + sway[i, j, 1]) / n)
-
+    down, across = np.mgrid[0 : n + 1, 0 : m + 1]
+    corners = np.dstack([(across + sway[..., 0]) * a / m, (down + sway[..., 1]) / n])
     sky, town = [p[1], p[2], p[4]], [p[0], p[1], p[3], p[2], p[4], p[5]]
     for i in range(n):
         for j in range(m):
-            box = [corner(i, j), corner(i, j + 1), corner(i + 1, j + 1), corner(i + 1, j)]
+            box = corners[[i, i, i + 1, i + 1], [j, j + 1, j + 1, j]]
             built = i / n > 1 - height[j]
             tone, detail = tones[i, j]
             sheet.shape(box, ramp(town, np.float32(tone)) if built else ramp(sky, np.float32(0.6 * tone + 0.4 * i / n)))
             if built and (detail > 0.72 or (i - 1) / n <= 1 - height[j]):
-                top = ((box[0][0] + box[1][0]) / 2, (box[0][1] + box[1][1]) / 2)
-                sheet.shape([box[3], top, box[2]], p[int(detail * 997) % 4])
+                sheet.shape([box[3], (box[0] + box[1]) / 2, box[2]], p[int(detail * 997) % 4])
             elif built and detail < 0.25:
-                mid = (sum(q[0] for q in box) / 4, sum(q[1] for q in box) / 4)
-                sheet.placed(mid, 0, 1 / n).rectangle((-0.2, -0.25, 0.2, 0.25), p[4])
+                sheet.placed(box.mean(0), 0, 1 / n).rectangle((-0.2, -0.25, 0.2, 0.25), p[4])
     x, y, r = pick.between(0.15, 0.85) * a, pick.between(0.1, 0.3), pick.between(0.05, 0.1)
     sheet.disc(x, y, r * 1.12, p[0])
     sheet.disc(x, y, r, p[3])
@@ -224,13 +213,7 @@ def colour_field(pick: Choices, p: Array, w: int, h: int) -> Array:
 
 
 PAINTINGS: dict[str, Callable[[Choices, Array, int, int], Array]] = {
-    "river school": landscape,
-    "luminists": seascape,
-    "ink mountains": ink_mountains,
-    "tenebrists": still_life,
-    "constructors": geometric,
-    "little towns": mosaic,
-    "long faces": portrait,
-    "floating world": woodblock,
-    "colour field": colour_field,
-}
+    "river school": landscape, "luminists": seascape, "ink mountains": ink_mountains,
+    "tenebrists": still_life, "constructors": geometric, "little towns": mosaic,
+    "long faces": portrait, "floating world": woodblock, "colour field": colour_field,
+}  # fmt: skip

@@ -30,7 +30,7 @@ def kilim(pick: Choices, p: Array, w: int, h: int) -> Array:
     border = np.minimum(np.minimum(i, rows - 1 - i), np.minimum(j, columns - 1 - j))
     tooth = ((i + j) // pick.among([2, 3])) % 2
     a, b, c = (pick.among([0, 1, 2, 3, 4, 5]) for _ in range(3))
-    index = np.where(border < 9, np.where(border < 2, 0, np.where(border < 7, np.where(tooth, a, b), c)), index)
+    index = np.select([border < 2, border < 7, border < 9], [0, np.where(tooth, a, b), c], index)
     thread = p[index] * (1 + 0.07 * pick.own.normal(size=(rows, 1, 1)))
     thread = thread * (1 + 0.04 * pick.own.normal(size=(rows, columns, 1)))
     big = to_image(thread).resize((w, h), Image.Resampling.BOX if w < columns else Image.Resampling.NEAREST)
@@ -55,9 +55,8 @@ def brocade(pick: Choices, p: Array, w: int, h: int) -> Array:
     field = (field - field.min()) / np.ptp(field)
     figure = [p[1], p[0], p[1], p[3], p[4], p[2]] if pick.among([0, 1]) else [p[5], p[4], p[2], p[1], p[3], p[0]]
     levels = np.clip((field * 6).astype(int), 0, 5)
-    rgb = np.asarray(figure, np.float32)[levels]
     outline = np.abs(field * 6 - np.round(field * 6)) < 0.07
-    rgb = mix(rgb, mix(p[3], p[5], 0.4), 0.75 * outline)
+    rgb = mix(np.asarray(figure, np.float32)[levels], mix(p[3], p[5], 0.4), 0.75 * outline)
     weave = np.sin(np.arange(h)[:, None] * 2.4 + np.arange(w)[None] * np.where(levels % 2, 1.1, -1.1))
     return rgb * (0.97 + 0.09 * weave)[..., None].astype(np.float32)
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from metlib.synthetic.choices import Choices
-from metlib.synthetic.drawing import Sheet, bell, edge, grid, mask, relief, smoothed
+from metlib.synthetic.drawing import Sheet, bell, black, edge, grid, relief, smoothed
 from metlib.synthetic.palettes import Array, mix, pigment, ramp
 
 # Radii from lip to foot, in heights.
@@ -36,12 +36,8 @@ def revolve(
     fine = np.linspace(0, 1, 200)
     curve = gaussian_filter1d(np.interp(fine, np.linspace(0, 1, len(profile)), profile), 7, mode="nearest")
     tip = 0.17
-
-    def bulge(end: Array, r: float) -> Array:
-        return r * np.sqrt(np.clip(1 - (end / (tip * r)) ** 2, 0, 1))
-
-    radius = np.where(v > 1, bulge(v - 1, curve[-1]), np.interp(v, fine, curve))
-    radius = np.where(v < 0, bulge(v, curve[0]), radius)
+    radius = np.interp(v, fine, curve)
+    radius = radius * np.sqrt(np.clip(1 - ((v - np.clip(v, 0, 1)) / (tip * radius)) ** 2, 0, 1))  # round ends
     s = (x - axis) / tall / np.maximum(radius, 1e-4)
     alpha = edge((1 - np.abs(s)) * radius * tall, 0.006) * (radius > 1e-3)
     s = np.clip(s, -1, 1)
@@ -59,7 +55,7 @@ def revolve(
     mouth = 1 - np.hypot((x - axis) / tall / curve[0], v / (tip * curve[0]))
     hollow = 0.12 + 0.5 * np.clip((v / (tip * curve[0]) + 1) / 2, 0, 1)
     rgb = mix(rgb, glaze.mean((0, 1)) * hollow[..., None], edge((mouth - 0.14) * curve[0] * tip, 0.004))
-    return np.asarray(rgb, np.float32), np.asarray(alpha, np.float32)
+    return rgb, np.asarray(alpha, np.float32)
 
 
 GLAZE = (240, 480)  # height and width of a glaze, in pixels
@@ -170,8 +166,8 @@ def drip_glaze(pick: Choices, p: Array) -> Array:
     streak = around(h, (2, 30), 3)
     upper = ramp([p[1], p[2], p[3], p[4]], 0.15 + 0.6 * streak + 0.35 * (0.4 - y))
     lower = ramp([p[0], p[0] * 1.3, p[1]], streak)
-    fingers = around(1, (1, 8), 2)
-    run = pick.between(0.3, 0.55) + 0.3 * fingers**3
+    drips = around(1, (1, 8), 2)
+    run = pick.between(0.3, 0.55) + 0.3 * drips**3
     rgb = mix(upper, mix(p[5], p[3], 0.5), 0.6 * bell(y - run, 0.025))
     rgb = mix(rgb, lower, edge(y - run, 0.03))
     foot = pick.between(0.86, 0.93) + 0.05 * (around(1, (1, 5), 2) - 0.5)
@@ -192,13 +188,11 @@ def vessel(pick: Choices, glaze: Array, w: int, h: int, turn: float) -> tuple[Ar
     axis = w / h / 2
     rgb, alpha = revolve(profile, glaze, w, h, (axis, lip, tall), turn, pick.between(0.4, 0.9))
     if name == "amphora":
+        handles = black(w, h)
         loop = smoothed([(0.13, 0.06), (0.27, 0.03), (0.36, 0.14), (0.35, 0.28), (0.27, 0.42)], 5, closed=False)
-
-        def handles(sheet: Sheet) -> None:
-            for side in (-1, 1):
-                sheet.line([(axis + side * tall * x, lip + tall * y) for x, y in loop], (1, 1, 1), 0.05 * tall)
-
-        arms = mask(w, h, handles)
+        for side in (-1, 1):
+            handles.line([(axis + side * tall * x, lip + tall * y) for x, y in loop], (1, 1, 1), 0.05 * tall)
+        arms = handles.coverage()
         light = 0.35 + 0.7 * relief(gaussian_filter(arms, h / 130), 3.0)
         rgb, alpha = mix(glaze[6:30].mean((0, 1)) * light * 0.7, rgb, alpha), np.maximum(alpha, arms)
     return rgb, alpha

@@ -77,9 +77,8 @@ def visit(rng: Generator, view: Array, w: int, h: int) -> Image.Image:
     tilt = rng.normal(0, 0.035)
     corners = corners @ np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
     corners = corners * (1 + rng.uniform(-0.08, 0.08, (4, 1))) + centre
-    corners = np.clip(corners, [0, 0], [W - 1, H - 1])
-    photo = to_image(view).transform((w, h), Image.Transform.QUAD, corners.ravel().tolist(), Image.Resampling.BICUBIC)
-    rgb = to_array(photo)
+    quad = np.clip(corners, [0, 0], [W - 1, H - 1]).ravel().tolist()
+    rgb = to_array(to_image(view).transform((w, h), Image.Transform.QUAD, quad, Image.Resampling.BICUBIC))
     x, y, a = grid(w, h)
     way = rng.uniform(0, 2 * np.pi)
     gradient = 1 + rng.uniform(0.05, 0.3) * ((x / a - 0.5) * np.cos(way) + (y - 0.5) * np.sin(way))
