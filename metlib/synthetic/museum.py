@@ -48,13 +48,14 @@ def write_museum(
 ) -> Path:
     """Paint a museum under `root`, in the Met's layout, with `ground_truth/attributes.json`; returns `root`.
 
-    `size` is the longer side of every image in pixels. `n_val` and `n_test` count the queries that have an exhibit
-    (by default a fifth and two fifths of the exhibits, at most as many as the Met has); `distractors` is how many
-    queries without one come on each of them, four artworks of other museums on three photographs without art.
-    `workers` > 1 paints in as many processes; the pictures are the same.
+    It has `n_exhibits` exhibits; the same arguments with the same `seed` give the same files, and another seed another
+    museum. `size` is the longer side of every image in pixels, at least 64. `n_val` and `n_test` count the queries that
+    have an exhibit (by default a fifth and two fifths of the exhibits, at most as many as the Met has); `distractors`
+    is the number of queries without one for each of them, from 0 to 100: of seven, four show artworks of other museums
+    and three no art. `workers` > 1 paints in as many processes; the pictures are the same.
 
-    A museum that is already there, made with the same arguments, is left as it is. What is there appears whole or
-    not at all: painting happens in a temporary folder beside `root`.
+    A museum that is already there, made with the same arguments, is left as it is. The folder appears whole or not at
+    all: painting happens in a temporary folder beside `root`.
     Raises ValueError for an impossible argument, FileExistsError where something else lies at `root`.
     """
     root = Path(root)
@@ -93,9 +94,10 @@ def write_museum(
 
 
 def find_or_paint(root: str | Path, seed: int = 0) -> Path:
-    """Find a museum's folder as `dataset.find` does; paint the default one where `root` is called `synthetic`.
+    """Find a museum's folder as `dataset.find` does; where there is none and `root` is called `synthetic`, paint it.
 
-    So the notebook that is opened first has a museum, and a mistyped path to your own is still a FileNotFoundError.
+    It is the default museum of that `seed`, so the notebook that is opened first has one. Any other path that is not
+    found, such as a mistyped one to your own museum, raises FileNotFoundError. Returns the folder.
     """
     try:
         return dataset.find(root)
