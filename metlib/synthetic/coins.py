@@ -98,7 +98,7 @@ def coin(pick: Choices, metal: str, motif: str, w: int, h: int, reverse: bool, l
         letter = sheet.placed(place, t + np.pi / 2, 0.075 * r)
         letter.line([(-0.4, 0.7), (-0.4, -0.7), *(glyph * 1.6)], (0.75,) * 3, 0.022 * r)
     emblem(sheet, pick.part(8), ("sun" if motif != "sun" else "urn") if reverse else motif, c, 0.62 * r)
-    struck = sheet.coverage()
+    struck = sheet.rgb()[..., 0]
     height = gaussian_filter(struck, h / 240) + 0.6 * gaussian_filter(struck, h / 70)
     height += 0.9 * bell(distance - 0.97 * rim, 0.03 * r) + 0.10 * pick.noise((h, w), 24, 4)
     height += 0.3 * (1 - (distance / r) ** 2)

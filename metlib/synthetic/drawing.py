@@ -84,12 +84,9 @@ class Sheet:
     def rgb(self) -> Array:
         return to_array(self.image.reduce(2))
 
-    def coverage(self) -> Array:
-        """Give the first channel (H, W): how far white shapes cover a black sheet, or a height map in grey."""
-        return self.rgb()[..., 0]
-
 
 def black(w: int, h: int) -> Sheet:
+    """Give a black sheet: what is drawn on it in white or grey is a coverage or a height map, in any channel."""
     return Sheet(np.zeros((h, w, 3), np.float32))
 
 
@@ -120,9 +117,8 @@ def brushed(rgb: Array, rng: Generator, angle: Array, length: float, width: floa
     reach = length * h * rng.uniform(0.6, 1.4, n)
     dx, dy = reach * np.cos(turn), reach * np.sin(turn)
     ends = np.stack([2 * column - dx, 2 * row - dy, 2 * column + dx, 2 * row + dy], 1).tolist()
-    thick = max(2, round(2 * width * h))
     for place, colour in zip(ends, ink.tolist(), strict=True):
-        pen.line(place, tuple(colour), thick)
+        pen.line(place, tuple(colour), max(2, round(2 * width * h)))
     painted = to_array(image.reduce(2))
     return painted[..., :3] * relief(gaussian_filter(painted[..., 3], 0.7), 0.28)
 

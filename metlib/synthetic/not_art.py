@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 from numpy.random import Generator
@@ -15,16 +14,11 @@ from metlib.synthetic.palettes import Array, colours, mix, pick_colour, pigment,
 from metlib.synthetic.visitors import gallery
 
 
-@cache
-def snapshots() -> tuple[Image.Image, ...]:
-    """Open scikit-learn's two sample photographs."""
+def crop_of_photo(rng: Generator, w: int, h: int) -> Array:
+    """Cut from one of scikit-learn's two sample photographs, at times mirrored and in other colours."""
     from sklearn.datasets import load_sample_images
 
-    return tuple(Image.fromarray(a) for a in load_sample_images().images)
-
-
-def crop_of_photo(rng: Generator, w: int, h: int) -> Array:
-    photo = snapshots()[int(rng.integers(2))]
+    photo = Image.fromarray(load_sample_images().images[int(rng.integers(2))])
     wide = int(rng.uniform(0.25, 0.8) * photo.width)
     tall = min(photo.height, wide * h // w)
     left, top = int(rng.integers(0, photo.width - wide + 1)), int(rng.integers(0, photo.height - tall + 1))

@@ -57,7 +57,7 @@ def still_life(pick: Choices, p: Array, w: int, h: int) -> Array:
     shadows.disc(jar_x + 0.1, base, 0.2, (1, 1, 1), 1, 0.04)
     for cx, cy, r, _ in things:
         shadows.disc(cx + 0.5 * r, cy + 0.75 * r, 1.5 * r, (1, 1, 1), 1, 0.45 * r)
-    rgb = rgb * (1 - 0.75 * gaussian_filter(shadows.coverage(), h / 45))[..., None]
+    rgb = rgb * (1 - 0.75 * gaussian_filter(shadows.rgb()[..., 0], h / 45))[..., None]
     profile = SHAPES[part.among(["bottle", "jar", "gourd", "moon jar"])]
     glaze = np.broadcast_to(mix(p[2], p[4], part.between(0, 1)), (8, 16, 3))
     rgb = mix(rgb, *revolve(profile, glaze, w, h, (jar_x, base - tall, tall), 0.0))

@@ -184,15 +184,14 @@ def vessel(pick: Choices, glaze: Array, w: int, h: int, turn: float) -> tuple[Ar
     stretch = np.array([pick.between(0.85, 1.15, 0.6) for _ in SHAPES[name]])
     profile = np.asarray(SHAPES[name]) * (0.5 + 0.5 * stretch) * pick.between(0.85, 1.05)
     tall = min(0.78, 0.40 * (w / h) / profile.max())
-    lip = 0.9 - tall
-    axis = w / h / 2
+    lip, axis = 0.9 - tall, w / h / 2
     rgb, alpha = revolve(profile, glaze, w, h, (axis, lip, tall), turn, pick.between(0.4, 0.9))
     if name == "amphora":
         handles = black(w, h)
         loop = smoothed([(0.13, 0.06), (0.27, 0.03), (0.36, 0.14), (0.35, 0.28), (0.27, 0.42)], 5, closed=False)
         for side in (-1, 1):
             handles.line([(axis + side * tall * x, lip + tall * y) for x, y in loop], (1, 1, 1), 0.05 * tall)
-        arms = handles.coverage()
+        arms = handles.rgb()[..., 0]
         light = 0.35 + 0.7 * relief(gaussian_filter(arms, h / 130), 3.0)
         rgb, alpha = mix(glaze[6:30].mean((0, 1)) * light * 0.7, rgb, alpha), np.maximum(alpha, arms)
     return rgb, alpha
