@@ -1,86 +1,31 @@
-"""How things are photographed: in the studio, by visitors, and what visitors bring that is no art."""
+"""Photographs of exhibits: in the studio, as museums take them, and in the gallery, as visitors do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.random import Generator, default_rng
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from metlib.synthetic.drawing import (
-    KINSHIP,
-    PALETTES,
-    Array,
-    Hand,
-    Sheet,
-    colours,
-    edge,
-    grid,
-    mix,
-    noise,
-    pigment,
-    ramp,
-    to_array,
-    to_image,
-    turned,
-)
-from metlib.synthetic.objects import (
-    banded,
-    blue_and_white,
-    brocade,
-    celadon,
-    cloth,
-    coin,
-    drip_glaze,
-    kilim,
-    plaid,
-    vessel,
-)
-from metlib.synthetic.paintings import (
-    colour_field,
-    geometric,
-    ink_mountains,
-    landscape,
-    mosaic,
-    portrait,
-    seascape,
-    still_life,
-    woodblock,
-)
-
-# --------------------------------------------------------------------------------------------------- the studio
+from metlib.synthetic.choices import KINSHIP, Choices, noise
+from metlib.synthetic.coins import MINTS, coin
+from metlib.synthetic.drawing import Sheet, bell, edge, grid
+from metlib.synthetic.paintings import PAINTINGS
+from metlib.synthetic.palettes import PALETTES, Array, colours, mix, pick_colour, pigment, to_array, to_image
+from metlib.synthetic.textiles import LOOMS, cloth
+from metlib.synthetic.vessels import GLAZES, vessel
+from metlib.synthetic.visitors import gallery, hang, label, visit
 
 FORMATS = ((1.0, 1.0), (1.0, 0.75), (0.75, 1.0), (1.0, 0.8), (0.8, 1.0))  # few shapes: extraction batches by shape
-
-PAINTINGS: dict[str, Callable[[Hand, Array, int, int], Array]] = {
-    "river school": landscape,
-    "luminists": seascape,
-    "ink mountains": ink_mountains,
-    "tenebrists": still_life,
-    "constructors": geometric,
-    "little towns": mosaic,
-    "long faces": portrait,
-    "floating world": woodblock,
-    "colour field": colour_field,
-}
-GLAZES = {"jade kilns": celadon, "cobalt kilns": blue_and_white, "banded ware": banded, "running glaze": drip_glaze}
-MINTS = {
-    "royal mint": (("gold", "silver"), ("head",)),
-    "harbour mint": (("silver", "bronze", "patina"), ("galley", "sun")),
-    "field mint": (("bronze", "gold", "patina"), ("urn", "sun")),
-}
-LOOMS: dict[str, Callable[[Hand, Array, int, int], Array]] = {"kilims": kilim, "brocades": brocade, "plaids": plaid}
 SCHOOLS = {"painting": tuple(PAINTINGS), "vessel": tuple(GLAZES), "coin": tuple(MINTS), "textile": tuple(LOOMS)}
 KINDS, SHARES = tuple(SCHOOLS), (0.52, 0.2, 0.1, 0.18)
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One exhibit's line in the catalogue; `key` and `series_key` seed its dice."""
+    """One exhibit's line in the catalogue; `series_key` and `key` seed its two random generators."""
 
     id: int
     kind: str
@@ -93,32 +38,30 @@ class Exhibit:
     key: tuple[int, ...]
 
     def shape(self, size: int) -> tuple[int, int]:
-        """Give the studio photograph's width and height, the same for a whole series."""
-        choice = (
-            default_rng([*self.series_key, 7]).integers(len(FORMATS)) if self.kind in ("painting", "textile") else 0
-        )
-        wide = {"ink mountains": 2, "long faces": 4, "luminists": 1}.get(self.school, int(choice))
-        return round(FORMATS[wide][0] * size), round(FORMATS[wide][1] * size)
+        """Give the studio photograph's width and height in pixels, the same for a whole series."""
+        flat = self.kind in ("painting", "textile")
+        choice = int(default_rng([*self.series_key, 7]).integers(len(FORMATS))) if flat else 0
+        w, h = FORMATS[{"ink mountains": 2, "long faces": 4, "luminists": 1}.get(self.school, choice)]
+        return round(w * size), round(h * size)
 
 
 def render(exhibit: Exhibit, size: int, view: int = 0, rng: Generator | None = None) -> tuple[Array, Array | None]:
-    """Make the thing itself: its picture, and its coverage if it's no full rectangle. Later views turn it."""
-    hand = Hand(exhibit.series_key, exhibit.key)
-    stops, second = colours(PALETTES[exhibit.palette]), colours(PALETTES[hand.pick(list(PALETTES))])
-    p = mix(stops, second, np.float32(hand.own.uniform(0, 0.7))) * (1 + 0.2 * KINSHIP * hand.own.normal(size=3))
-    p = np.clip(p + 0.15 * KINSHIP * hand.own.normal(), 0, 1)
-    p, (w, h) = p.astype(np.float32), exhibit.shape(size)
-    part = hand.part(1)
+    """Draw the thing itself: its picture, and its coverage if it's no full rectangle. Later views turn it."""
+    pick = Choices(exhibit.series_key, exhibit.key)
+    stops, second = colours(PALETTES[exhibit.palette]), colours(PALETTES[pick.among(list(PALETTES))])
+    p = mix(stops, second, pick.own.uniform(0, 0.7)) * (1 + 0.2 * KINSHIP * pick.own.normal(size=3))
+    p = np.clip(p + 0.15 * KINSHIP * pick.own.normal(), 0, 1).astype(np.float32)
+    part, (w, h) = pick.part(1), exhibit.shape(size)
     if exhibit.kind == "painting":
         return PAINTINGS[exhibit.school](part, p, w, h), None
     nudge = 0.0 if rng is None else float(rng.normal(0, 0.12))
     if exhibit.kind == "vessel":
-        return vessel(hand.part(2), GLAZES[exhibit.school](part, p), w, h, 0.6 * view + nudge)
+        return vessel(pick.part(2), GLAZES[exhibit.school](part, p), w, h, 0.6 * view + nudge)
     if exhibit.kind == "coin":
         metals, motifs = MINTS[exhibit.school]
         reverse = view >= 2 and view % 2 == 0
-        return coin(part, hand.pick(metals), hand.pick(motifs), w, h, reverse, -2.3 + 0.3 * view + nudge)
-    return cloth(hand.part(2), LOOMS[exhibit.school](part, p, w, h), w, h)
+        return coin(part, pick.among(metals), pick.among(motifs), w, h, reverse, -2.3 + 0.3 * view + nudge)
+    return cloth(pick.part(2), LOOMS[exhibit.school](part, p, w, h), w, h)
 
 
 def studio(exhibit: Exhibit, view: int, size: int) -> Array:
@@ -130,14 +73,11 @@ def studio(exhibit: Exhibit, view: int, size: int) -> Array:
     rgb, alpha = render(exhibit, size, view)
     h, w = rgb.shape[:2]
     if alpha is not None:
-        x, y = grid(w, h)
-        flat = exhibit.kind == "textile"
+        x, y, a = grid(w, h)
         tone = default_rng([*exhibit.series_key, 8]).choice([0.92, 0.84, 0.70]) + rng.normal(0, 0.02)
-        sweep = tone * (
-            1.04 - 0.25 * np.clip(y - 0.55, 0, 1) * (not flat) - 0.22 * np.hypot(x - 0.5 * w / h, y - 0.4) ** 2
-        )
-        backdrop = sweep[..., None] * pigment(1.0, 1.0, 1.01)
-        rgb = mix(drop_shadow(backdrop, alpha, exhibit.kind), rgb, alpha)
+        floor = 0.25 * np.clip(y - 0.55, 0, 1) * (exhibit.kind != "textile")
+        sweep = tone * (1.04 - floor - 0.22 * np.hypot(x - 0.5 * a, y - 0.4) ** 2)
+        rgb = mix(drop_shadow(sweep[..., None] * pigment(1.0, 1.0, 1.01), alpha, exhibit.kind), rgb, alpha)
     image = to_image(rgb)
     if view:
         zoom = rng.uniform(0.5, 0.85) if view % 2 else rng.uniform(0.9, 1.0)
@@ -147,272 +87,63 @@ def studio(exhibit: Exhibit, view: int, size: int) -> Array:
     return to_array(image) * exposure.astype(np.float32)
 
 
+def lowest(alpha: Array) -> float:
+    """Give the y where a thing stands, in heights: the lowest row that its coverage reaches."""
+    return float(np.nonzero(alpha.max(1) > 0.5)[0].max()) / len(alpha)
+
+
 def drop_shadow(ground: Array, alpha: Array, kind: str) -> Array:
-    """Let a thing stand (vessel) or lie (coin, textile) on the ground: where it keeps the light away."""
+    """Darken the ground on which a thing stands (vessel) or lies (coin, textile)."""
     h, w = alpha.shape
     if kind == "vessel":
-        x, y = grid(w, h)
-        foot = float(np.nonzero(alpha.max(1) > 0.5)[0].max()) / h
+        x, y, _ = grid(w, h)
+        foot = lowest(alpha)
         across = np.nonzero(alpha[int(foot * h) - 2] > 0.5)[0]
         middle, half = (across.min() + across.max()) / 2 / h, np.ptp(across) / 2 / h
         near = np.hypot((x - middle - 0.04) / (1.25 * half + 0.02), (y - foot + 0.015) / 0.035)
         far = np.hypot((x - middle - 0.16) / (2.2 * half + 0.05), (y - foot + 0.02) / 0.06)
-        dark = 0.55 * np.exp(-(near**2)) + 0.28 * np.exp(-(far**2))
+        dark = 0.55 * bell(near, 1) + 0.28 * bell(far, 1)
     else:
         dark = 0.55 * np.roll(gaussian_filter(alpha, h / 45), (round(h / 50), round(h / 70)), (0, 1))
     return ground * (1 - dark)[..., None].astype(np.float32)
 
 
-# ------------------------------------------------------------------------------------------------- the visitors
-
-
-def room(rng: Generator, w: int, h: int) -> Array:
-    """Paint a gallery: a wall, a skirting board, a floor."""
-    x, y = grid(w, h)
-    walls = "e8e4da d8d2c4 8a9099 c4b8a2 f1efea c9cfd2 dcdad6 7a4442 4d5a52 44536a"
-    wall = colours(walls)[int(rng.integers(10))] * (0.9 + 0.12 * noise(rng, (h, w), 2, 2))[..., None]
-    wall = wall * (1.12 - 0.5 * np.hypot(x - rng.uniform(0, w / h), y - rng.uniform(-0.3, 0.6)) ** 2)[..., None]
-    skirting = rng.uniform(0.86, 1.3)
-    floor = colours("8a5f3c a98a64 4a3426 77736d b5aea2")[int(rng.integers(5))]
-    boards = floor * (0.75 + 0.35 * noise(rng, (h, w), (30, 3), 3))[..., None]
-    rgb = mix(wall, boards, edge(y - skirting))
-    return mix(rgb, pigment(0.85, 0.83, 0.8) * 0.8, edge(0.02 - np.abs(y - skirting + 0.02)))
-
-
-def hang(rng: Generator, wall: Array, art: Array, frame: int) -> tuple[int, int, int, int]:
-    """Frame a picture and hang it on the wall, in place; returns the frame's box."""
-    (H, W), (h, w) = wall.shape[:2], art.shape[:2]
-    top, left = int((H - h) * rng.uniform(0.35, 0.5)), (W - w) // 2
-    box = (left - frame, top - frame, left + w + frame, top + h + frame)
-    dark = np.zeros((H, W), np.float32)
-    drop = max(2, frame // 2)
-    dark[max(0, box[1] + drop) : box[3] + drop, max(0, box[0] + drop) : box[2] + drop] = 1
-    wall *= (1 - 0.55 * gaussian_filter(dark, max(2, H / 50)))[..., None]
-    if frame > 2:
-        wood = colours("b98d3a d6b25e 3a2416 1d1a18 e9e3d5 7a4a25")[int(rng.integers(6))]
-        fh, fw = h + 2 * frame, w + 2 * frame
-        y, x = np.mgrid[0:fh, 0:fw]
-        inset = np.minimum(np.minimum(y, fh - 1 - y), np.minimum(x, fw - 1 - x)) / frame
-        side = np.where(
-            np.minimum(y, fh - 1 - y) < np.minimum(x, fw - 1 - x),
-            np.where(y < fh / 2, 1.25, 0.75),
-            np.where(x < fw / 2, 1.1, 0.8),
-        )
-        profile = 0.55 + 0.45 * np.sin(np.clip(inset, 0, 1) * np.pi * rng.choice([1, 1.5, 2.5])) ** 2
-        gilt = wood * (profile * side)[..., None] * (0.9 + 0.2 * noise(rng, (fh, fw), 20, 2))[..., None]
-        y0, x0, y1, x1 = max(0, box[1]), max(0, box[0]), min(H, box[3]), min(W, box[2])
-        wall[y0:y1, x0:x1] = gilt[y0 - box[1] : y1 - box[1], x0 - box[0] : x1 - box[0]]
-    wall[top : top + h, left : left + w] = art
-    return box
-
-
 def scene(exhibit: Exhibit, rng: Generator, size: int, w: int, h: int) -> Array:
     """Set an exhibit where visitors meet it: on a wall, on a plinth, in a case."""
-    wall = room(rng, w, h)
+    wall = gallery(rng, w, h)
     art, alpha = render(exhibit, size, int(rng.integers(0, 2)) if exhibit.kind == "vessel" else 0, rng)
-    image = to_image(art if alpha is None else np.dstack([art, alpha]))
     if alpha is None:
-        image.thumbnail((int(w * 0.80), int(h * 0.80)))
-        hang(rng, wall, to_array(image), int(image.width * rng.choice([0.0, 0.03, 0.06, 0.09])))
+        hang(rng, wall, to_image(art))
         return wall
+    image = to_image(np.dstack([art, alpha]))
     image.thumbnail((int(w * 0.86), int(h * 0.86)))
     placed = Image.new("RGBA", (w, h))
     placed.paste(image, ((w - image.width) // 2, (h - image.height) // 2))
     cut = to_array(placed)
-    x, y = grid(w, h)
+    art, alpha = cut[..., :3], cut[..., 3]
+    x, y, a = grid(w, h)
     if exhibit.kind == "vessel":
         wall = gaussian_filter(wall, (h / 25, h / 25, 0)) * 0.85
-        spot, other = rng.uniform(0, w / h), rng.uniform(0.02, 0.06)
-        wall = mix(wall, pigment(1, 0.93, 0.8), 0.6 * np.exp(-((np.hypot(x - spot, y - 0.2) / other) ** 2)))
-        foot = float(np.nonzero(cut[..., 3].max(1) > 0.5)[0].max()) / h
-        plinth = colours("eeece6 d9d4c8 2c2b2e 6e5b45")[int(rng.integers(4))]
+        spot, other = rng.uniform(0, a), rng.uniform(0.02, 0.06)
+        wall = mix(wall, pigment(1, 0.93, 0.8), 0.6 * bell(np.hypot(x - spot, y - 0.2), other))
+        foot = lowest(alpha)
+        plinth = pick_colour(rng, "eeece6 d9d4c8 2c2b2e 6e5b45")
         wall = mix(wall, plinth * (1.0 - 0.4 * (y - foot))[..., None], edge(y - foot + 0.06, 0.01))
     else:
-        lining = colours("e9e4d8 b7b2a6 d6d4d0 8f8d8a 6d2f38 33405a")[int(rng.integers(6))]
+        lining = pick_colour(rng, "e9e4d8 b7b2a6 d6d4d0 8f8d8a 6d2f38 33405a")
         wall = lining * (0.85 + 0.2 * noise(rng, (h, w), 40, 2) - 0.25 * np.abs(y - 0.4))[..., None]
-    rgb = mix(drop_shadow(wall, cut[..., 3], exhibit.kind), cut[..., :3], cut[..., 3])
+    rgb = mix(drop_shadow(wall, alpha, exhibit.kind), art, alpha)
     if rng.random() < 0.6:
-        cx, cy = rng.uniform(0.1, 0.7) * w / h, rng.uniform(0.86, 0.94)
         sheet = Sheet(rgb)
-        label(sheet, rng, cx, cy, 0.18, 0.09)
+        label(sheet, rng, rng.uniform(0.1, 0.7) * a, rng.uniform(0.86, 0.94))
         rgb = sheet.rgb()
     return rgb
 
 
-def label(sheet: Sheet, rng: Generator, x: float, y: float, w: float, h: float) -> None:
-    """Put up a label with lines of text."""
-    sheet.shape([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], (0.96, 0.95, 0.92))
-    for k in range(4):
-        long = w * (0.85 if k else 0.5) * rng.uniform(0.7, 1)
-        sheet.line(
-            [(x + 0.07 * w, y + h * (0.2 + 0.2 * k)), (x + 0.07 * w + long, y + h * (0.2 + 0.2 * k))],
-            (0.25,) * 3,
-            0.06 * h,
-        )
-
-
-def visit(rng: Generator, view: Array, w: int, h: int) -> Image.Image:
-    """Photograph a scene by hand: askew, too dark or too yellow, with glare, over somebody's shoulder, blurred."""
-    H, W = view.shape[:2]
-    zoom = rng.uniform(0.74, 0.94)
-    reach = np.array([min(W, H * w / h), min(H, W * h / w)]) * zoom / 2
-    centre = np.array([W, H]) / 2 + rng.normal(0, 0.035, 2) * (W, H)
-    corners = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]) * reach
-    tilt = rng.normal(0, 0.035)
-    corners = corners @ np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
-    corners = corners * (1 + rng.uniform(-0.08, 0.08, (4, 1))) + centre
-    corners = np.clip(corners, [0, 0], [W - 1, H - 1])
-    photo = to_image(view).transform((w, h), Image.Transform.QUAD, corners.ravel().tolist(), Image.Resampling.BICUBIC)
-    rgb = to_array(photo)
-    x, y = grid(w, h)
-    a = w / h
-    way = rng.uniform(0, 2 * np.pi)
-    gradient = 1 + rng.uniform(0.05, 0.3) * ((x / a - 0.5) * np.cos(way) + (y - 0.5) * np.sin(way))
-    vignette = 1 - rng.uniform(0.05, 0.35) * ((x / a - 0.5) ** 2 + (y - 0.5) ** 2)
-    warmth = rng.normal(0, 0.03)
-    cast = pigment(1 + warmth, 1 + rng.normal(0, 0.015), 1 - warmth)
-    rgb = np.clip(rgb, 0, 1) ** rng.uniform(0.9, 1.15) * cast * rng.uniform(0.85, 1.08)
-    rgb = rgb * (gradient * vignette)[..., None]
-    if rng.random() < 0.35:
-        gx, gy, lean = rng.uniform(0, a), rng.uniform(0, 0.7), rng.normal(0, 0.5)
-        u, v = (x - gx) * np.cos(lean) + (y - gy) * np.sin(lean), (y - gy) * np.cos(lean) - (x - gx) * np.sin(lean)
-        glare = np.exp(-((u / rng.uniform(0.04, 0.25)) ** 2) - (v / rng.uniform(0.03, 0.12)) ** 2)
-        rgb = 1 - (1 - rgb) * (1 - rng.uniform(0.35, 0.9) * glare)[..., None]
-    if rng.random() < 0.22:
-        side, s = rng.choice([-1, 1]), rng.uniform(0.13, 0.2)
-        cx, top = a / 2 + side * a * rng.uniform(0.25, 0.5), rng.uniform(0.62, 0.85)
-        head = edge(1 - np.hypot((x - cx) / s, (y - top - 1.2 * s) / (1.2 * s)), 0.25)
-        body = edge(1 - np.hypot((x - cx) / (2.3 * s), (y - top - 4.2 * s) / (2.2 * s)), 0.2)
-        body = np.maximum(body, edge(0.5 * s - np.abs(x - cx), 0.03) * (y > top + 1.2 * s))
-        coat, hair = (
-            colours("1c1d22 3a2a22 4a5568 6b2f2f")[int(rng.integers(4))],
-            colours("1d1512 3a2718 7a5a36 9b9894")[int(rng.integers(4))],
-        )
-        rim = 0.75 + 0.5 * edge((y - top) * -1 + 0.25 * s, 0.5 * s)
-        rgb = mix(mix(rgb, coat * rim[..., None], body), hair * rim[..., None], head)
-    blurring = rng.choice([0, 0.4, 0.8, 1.3], p=[0.4, 0.3, 0.2, 0.1]) * h / 320
-    if blurring:
-        rgb = gaussian_filter(rgb, (blurring * rng.uniform(0.6, 1.6), blurring, 0))
-    return to_image(rgb + rng.normal(0, rng.uniform(0.0, 0.02), (h, w, 1)))
-
-
 def query(rng: Generator, exhibit: Exhibit, size: int) -> Image.Image:
-    """Take one visitor's photograph of an exhibit."""
+    """Take one visitor's photograph of an exhibit, its longer side `size` pixels."""
     art_w, art_h = exhibit.shape(size)
     fitting = int(np.sign(art_w - art_h)) % 3  # visitors turn their phones to suit the picture, mostly
     w, h = (round(side * size) for side in FORMATS[fitting if rng.random() < 0.8 else int(rng.integers(3))])
     wide = 1.15 if art_w >= art_h else 1.0
     return visit(rng, scene(exhibit, rng, size, round(1.25 * size * wide), round(1.25 * size * (2.15 - wide))), w, h)
-
-
-# ---------------------------------------------------------------------------------------------- what is not art
-
-
-@cache
-def snapshots() -> tuple[Image.Image, ...]:
-    """Open scikit-learn's two sample photographs."""
-    from sklearn.datasets import load_sample_images
-
-    return tuple(Image.fromarray(a) for a in load_sample_images().images)
-
-
-def crop_of_photo(rng: Generator, w: int, h: int) -> Array:
-    photo = snapshots()[int(rng.integers(2))]
-    wide = int(rng.uniform(0.25, 0.8) * photo.width)
-    tall = min(photo.height, wide * h // w)
-    left, top = int(rng.integers(0, photo.width - wide + 1)), int(rng.integers(0, photo.height - tall + 1))
-    rgb = to_array(photo.resize((w, h), Image.Resampling.BICUBIC, (left, top, left + wide, top + tall)))
-    rgb = rgb[:, :: rng.choice([-1, 1])]
-    if rng.random() < 0.5:
-        rgb = rgb[..., rng.permutation(3)]
-    return rgb ** rng.uniform(0.6, 1.5) * rng.uniform(0.8, 1.15, 3).astype(np.float32)
-
-
-def empty_gallery(rng: Generator, w: int, h: int) -> Array:
-    rgb = room(rng, w, h)
-    skirting, a = 0.72 + 0.1 * rng.random(), w / h
-    floor = colours("8a5f3c a98a64 4a3426 77736d")[int(rng.integers(4))]
-    x, y = grid(w, h)
-    depth = np.clip(y - skirting, 1e-3, 1)
-    lines = 0.85 + 0.15 * np.sin((x - a / 2) / (depth + 0.06) * 14) * np.sin(3 / (depth + 0.05))
-    sheet = Sheet(mix(rgb, floor * lines[..., None], edge(y - skirting)))
-    door = rng.uniform(0.1, 0.7) * a
-    sheet.shape([(door, skirting), (door, 0.2), (door + 0.25, 0.2), (door + 0.25, skirting)], (0.12, 0.11, 0.11), 0.9)
-    bench = rng.uniform(0.2, 0.6) * a
-    sheet.shape([(bench, 0.84), (bench + 0.4, 0.84), (bench + 0.44, 0.89), (bench - 0.04, 0.89)], (0.2, 0.13, 0.09))
-    for leg in (0.02, 0.36):
-        sheet.line([(bench + leg, 0.88), (bench + leg, 0.97)], (0.1, 0.1, 0.1), 0.02)
-    for k in range(4):
-        sheet.disc((k + 0.5) / 4 * a, 0.06, 0.03, (1, 0.97, 0.88), 1, 0.012)
-    return sheet.rgb()
-
-
-def open_sky(rng: Generator, w: int, h: int) -> Array:
-    x, y = grid(w, h)
-    high, low = colours("2f6fb5 a9cdea 24344d e8a36a 6f86a0 d5dbe0").reshape(3, 2, 3)[int(rng.integers(3))]
-    clouds = noise(rng, (h, w), (5, 3), 6)
-    rgb = mix(
-        ramp([high, low], y + 0 * x), pigment(1, 0.98, 0.95) * (0.7 + 0.3 * clouds[..., None]), (clouds - 0.45) * 4
-    )
-    roofs = 0.75 + 0.2 * rng.random() - 0.15 * np.repeat(rng.random(12), -(-w // 12))[:w]
-    return mix(rgb, pigment(0.18, 0.17, 0.18), edge(y - roofs)) if rng.random() < 0.5 else rgb
-
-
-def tiled_floor(rng: Generator, w: int, h: int) -> Array:
-    x, y = grid(w, h)
-    lean, n = rng.uniform(0.2, 1.2), rng.uniform(3, 8)
-    depth = 1 / (0.15 + lean * y + 0.3)
-    u, v = (x - w / h / 2) * depth * n, depth * n * 1.5
-    two = colours("d9d2c3 5a4a3e b8bcc0 35383d 9c5b3c e0c49a").reshape(3, 2, 3)[int(rng.integers(3))]
-    check = ((np.floor(u) + np.floor(v)) % 2).astype(np.float32)
-    grout = np.minimum(np.abs(u - np.round(u)), np.abs(v - np.round(v))) < 0.03
-    rgb = mix(two[0], two[1], check) * (0.8 + 0.3 * noise(rng, (h, w), 6, 4) - 0.3 * grout)[..., None]
-    return rgb * (1.1 - 0.3 * y)[..., None]
-
-
-def sign(rng: Generator, w: int, h: int) -> Array:
-    sheet = Sheet(room(rng, w, h))
-    a = w / h
-    board, ink = colours("f5f3ee 1d1d1f 204a87 f5f3ee 8c1c13 f7e9c8").reshape(3, 2, 3)[int(rng.integers(3))]
-    x, y, bw, bh = 0.12 * a, rng.uniform(0.1, 0.25), 0.76 * a, rng.uniform(0.45, 0.65)
-    sheet.shape([(x, y), (x + bw, y), (x + bw, y + bh), (x, y + bh)], board)
-    for k in range(int(rng.integers(4, 10))):
-        tall, at = (0.03 if k else 0.06), x + 0.06 * a
-        level = y + 0.08 + 0.052 * k + (0.03 if k else 0)
-        while at < x + bw - 0.12 * a and level < y + bh - 0.03:
-            word = rng.uniform(0.02, 0.12) * a
-            sheet.line([(at, level), (at + word, level)], ink, tall * 0.6)
-            at += word + 0.022
-    if rng.random() < 0.6:
-        mid = y + bh - 0.1
-        sheet.shape(
-            turned(
-                [(-1, -0.3), (0.2, -0.3), (0.2, -0.8), (1.2, 0), (0.2, 0.8), (0.2, 0.3), (-1, 0.3)],
-                (x + bw - 0.15, mid),
-                float(rng.choice([0, np.pi / 2, np.pi])),
-                0.07,
-            ),
-            ink,
-        )
-    return sheet.rgb()
-
-
-def greenery(rng: Generator, w: int, h: int) -> Array:
-    p = colours("16240f 2f4d1e 5a7d33 c2b23a 9dbb62 dfe9c0")
-    rgb = ramp(p[:3], noise(rng, (h, w), 5, 4))
-    sheet = Sheet(rgb)
-    blade = [(0, 0), (0.3, -0.12), (1, 0), (0.3, 0.12)]
-    for place in rng.random((220, 5)):
-        shade = ramp([p[1], p[2], p[4]], np.float32(place[2]))
-        sheet.shape(turned(blade, (place[0] * w / h, place[1]), place[3] * 6.3, 0.05 + 0.12 * place[4]), shade)
-    return sheet.rgb()
-
-
-NOT_ART: dict[str, Callable[[Generator, int, int], Array]] = {
-    "Photographs": crop_of_photo,
-    "Galleries": empty_gallery,
-    "Skies": open_sky,
-    "Floors": tiled_floor,
-    "Signs": sign,
-    "Plants": greenery,
-}

@@ -1,0 +1,21 @@
+"""Photographs of exhibits and of what is no art: every school and every scene can be drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from metlib.synthetic.not_art import NOT_ART
+from metlib.synthetic.photographs import SCHOOLS, Exhibit, query, studio
+
+
+def test_every_school_paints() -> None:
+    for kind, schools in SCHOOLS.items():
+        for k, school in enumerate(schools):
+            exhibit = Exhibit(k, kind, school, "lapis", "", "", k, (0, 1, k), (0, 2, k))
+            w, h = exhibit.shape(96)
+            for picture in (studio(exhibit, 0, 96), studio(exhibit, 2, 96)):
+                assert picture.shape == (h, w, 3) and np.isfinite(picture).all(), school
+            photo = query(np.random.default_rng(k), exhibit, 96)
+            assert max(photo.size) == 96 and np.asarray(photo).std() > 2, school
+    for name, paint in NOT_ART.items():
+        assert paint(np.random.default_rng(1), 96, 72).shape == (72, 96, 3), name
