@@ -33,7 +33,7 @@ class Labelled:
     `root` is the folder that `paths` (N,) str, each once, are relative to. `splits` (N,) are "train", "val", "test" or
     "" (in none yet). `labels` maps an attribute to (N,) int64, numbers of its `classes`, UNKNOWN where an image has
     none. Images of one work share a number in `groups` (N,) int64: they stay together when splits are made.
-    `sources` (N,) names the line that lists an image ("style_train.csv:12"), `notes` what reading corrected or left out.
+    `sources` (N,) names the line that lists an image ("style_train.csv:12"), `notes` what reading changed or left out.
     Raises BadLabels (a ValueError) for lengths that differ, duplicate paths or classes, labels without a class, unknown
     splits, and an attribute with a single labelled image, or of whose classes fewer than two have images.
     """
@@ -162,7 +162,7 @@ class Labelled:
 
 
 def _find_twin(names: Iterable[str]) -> str | None:
-    """The first name that stands there twice."""
+    """The first of the names that occur twice."""
     return next((name for name, times in Counter(names).items() if times > 1), None)
 
 

@@ -154,13 +154,11 @@ class MultiTask(Method):
     def score(self, museum: Museum, database: NDArray[np.float32], val: NDArray[np.float32]) -> dict[str, Any]:
         """Score val: `val_loss` (without smoothing), the accuracy of each attribute, and `accuracy`, their mean."""
         losses, accuracies = [], {}
-        for number, (name, logits) in enumerate(self.trained.logits(val).items()):
-            truth = self.val[:, number]
-            known = truth != UNKNOWN
-            if known.any():
-                logs, truth = log_softmax(logits[known], axis=1), truth[known]
-                losses.append(-logs[np.arange(len(truth)), truth].mean())
-                accuracies[f"accuracy_{name}"] = float((logs.argmax(axis=1) == truth).mean())
+        for (name, logits), truth in zip(self.trained.logits(val).items(), self.val.T, strict=True):
+            known = np.flatnonzero(truth != UNKNOWN)  # some are: `as_museum` checks it
+            logs = log_softmax(logits[known], axis=1)
+            losses.append(-logs[np.arange(len(known)), truth[known]].mean())
+            accuracies[f"accuracy_{name}"] = float((logs.argmax(axis=1) == truth[known]).mean())
         return {"val_loss": float(sum(losses)), "accuracy": float(np.mean(list(accuracies.values())))} | accuracies
 
     def keep(self, checkpoint: Path) -> None:

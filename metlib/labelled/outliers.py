@@ -226,7 +226,7 @@ def _found(score: NDArray[np.float64], planted: NDArray[np.bool_]) -> float:
 def _check_rows(
     train: ArrayLike, train_labels: ArrayLike, descriptors: ArrayLike, labels: ArrayLike | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
-    """Normalised `train` (M, D) and `descriptors` (N, D), classes (C,), and the rows' places in these, (M,) and (N,)."""
+    """L2-normalised `train` and `descriptors`, the classes (C,), and the rows' places in these, (M,) and (N,)."""
     known, rows = unit(as_rows(train, "train")), unit(as_rows(descriptors))
     if known.shape[1] != rows.shape[1]:
         raise ValueError(f"descriptors have {rows.shape[1]} dimensions, train {known.shape[1]}: describe both alike")

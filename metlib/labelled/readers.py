@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from operator import itemgetter
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from metlib import dataset
 from metlib.common.checks import UNKNOWN
@@ -65,7 +65,7 @@ def read_artgan(
     `attributes` chooses some (the splits of all count); classes of fewer than `least` images are left out (0 keeps the
     class file's numbers); rows without their image are an error, or with `on_missing` "skip" left out.
     Raises FileNotFoundError for missing files and images, BadLabels for lines that can't be read, indices beyond the
-    class file, one image with two classes, and what Labelled refuses.
+    class file, one image with two classes, and as Labelled does.
     """
     root = Path(root)
     files = {(file.stem.rpartition("_")[0], split): file for split in SPLITS for file in root.glob(f"*_{split}.csv")}
@@ -81,11 +81,9 @@ def read_artgan(
             first = own.setdefault(path, source)
             if attribute not in classes:
                 continue  # only its splits are read: an image that is judged for any attribute is trained on for none
-            if index >= len(classes[attribute]):
-                raise BadLabels(
-                    f"{source}: class index {index}, but {attribute}_class.txt has {len(classes[attribute])} classes, "
-                    f"0 to {len(classes[attribute]) - 1}"
-                )
+            if index >= (n := len(classes[attribute])):
+                names = f"{attribute}_class.txt has {n} classes, 0 to {n - 1}"
+                raise BadLabels(f"{source}: class index {index}, but {names}")
             name = classes[attribute][index]
             before, where = found[path].setdefault(attribute, (name, source))
             if before != name:
@@ -156,7 +154,7 @@ def read_metadata(
     columns are attributes, of stripped values; anonymous and unknown makers are UNKNOWN. Where a
     `<column>_class.txt` lies beside the table, its classes are the only ones. Options as in `read_artgan`.
     Raises FileNotFoundError for missing files and images, BadLabels for a damaged table, unknown splits, one id twice,
-    two files for one id, a label that isn't in the class file, and what Labelled refuses.
+    two files for one id, a label that isn't in the class file, and as Labelled does.
     """
     root = Path(root)
     columns, table = tables.read_table(root / file, (id_column,))
@@ -164,10 +162,10 @@ def read_metadata(
         if "/" in name or dataset.leaves_root(name):
             raise BadLabels(f"{root / file}:1: column {name[:80]!r} is no plain name: rename it")
     there = [name for name in columns if name not in (id_column, split_column)]
-    classes: dict[str, tuple[str, ...] | None] = dict.fromkeys(tables.choose(attributes, there, root / file))
+    classes: dict[str, dict[str, None] | None] = dict.fromkeys(tables.choose(attributes, there, root / file))
     for name in classes:
         if (root / f"{name}_class.txt").is_file():
-            classes[name] = tables.read_classes(root / f"{name}_class.txt")
+            classes[name] = dict.fromkeys(tables.read_classes(root / f"{name}_class.txt"))
     notes = [] if split_column in columns else [f"{file} has no column {split_column!r}: make splits with stratify()"]
     images = tables.image_folder(root)
     files, rows = tables.files_by_id(images), []
@@ -199,7 +197,7 @@ def read_nga(
     with `stratify`. Most use a part of the images, so rows without one are left out. Options as in `read_artgan`; with
     `attributes` None, all columns of `objects.csv` but its id.
     Raises FileNotFoundError for missing files, BadLabels for damaged tables, one object or uuid twice, two files for
-    one uuid, and what Labelled refuses.
+    one uuid, and as Labelled does.
     """
     root = Path(root)
     columns, table = tables.read_table(root / "objects.csv", ("objectid",), attributes)
@@ -235,7 +233,7 @@ def read_museum(
 
     Photographs of one exhibit share a group. Splits are made here, by "school" where it is asked for, else by the first
     attribute: `stratify` with its defaults. Options as in `read_artgan`.
-    Raises as `dataset.load` does, and BadLabels for a damaged `attributes.json` and what Labelled refuses.
+    Raises as `dataset.load` does, and BadLabels for a damaged `attributes.json`, and as Labelled does.
     """
     root = Path(root)
     database, file = dataset.load(root).database, root / "ground_truth" / "attributes.json"
@@ -278,7 +276,7 @@ def _collect(
     root: Path,
     images: Path,
     rows: Sequence[_Row],
-    classes: Mapping[str, Sequence[str] | None],
+    classes: Mapping[str, Collection[str] | None],
     notes: Sequence[str],
     least: int,
     on_missing: str,
@@ -303,8 +301,7 @@ def _collect(
     if not listed_only:
         notes += noted(sorted(there - {*seen}), f"images in {images} have no row")
     rows = [row for row in rows if row.path in there]
-    labels: dict[str, NDArray[np.int64]] = {}
-    kept: dict[str, tuple[str, ...]] = {}
+    labels, kept = {}, {}
     for attribute, listed in classes.items():
         values = [row.labels.get(attribute, "") for row in rows]
         counts = Counter(values)
@@ -313,18 +310,13 @@ def _collect(
         names = sorted(counts) if listed is None else listed
         small = [f"{name} ({counts[name]})" for name in names if counts[name] < least]
         notes += noted(small, f"classes of fewer than {least} images left out", f"{attribute}: ")
-        if least <= 1:
-            pairs = zip(values, rows, strict=True)
-            single = [f"{value} ({row.source})" for value, row in pairs if counts[value] == 1]
-            notes += noted(single, "classes of a single image", f"{attribute}: ")
+        single = [f"{value} ({row.source})" for value, row in zip(values, rows, strict=True) if counts[value] == 1]
+        notes += noted(single if least <= 1 else [], "classes of a single image", f"{attribute}: ")
         kept[attribute] = tuple(name for name in names if counts[name] >= least)
-        number = {name: index for index, name in enumerate(kept[attribute])}
-        labels[attribute] = np.array([number.get(value, UNKNOWN) for value in values], np.int64)
+        labels[attribute] = pd.Index(kept[attribute], dtype=object).get_indexer(values)  # of others -1: UNKNOWN
     labelled = np.any([values != UNKNOWN for values in labels.values()], axis=0)  # (n,)
-    bare = [row.source for row, has in zip(rows, labelled, strict=True) if not has]
-    notes += noted(bare, "images without any label left out")
-    rows = [row for row, has in zip(rows, labelled, strict=True) if has]
-    groups: dict[str, int] = {}
+    notes += noted([rows[i].source for i in np.flatnonzero(~labelled)], "images without any label left out")
+    rows = [rows[i] for i in np.flatnonzero(labelled)]
     return Labelled(
         name=root.resolve().name,
         root=images,
@@ -332,7 +324,7 @@ def _collect(
         splits=np.array([row.split for row in rows], np.str_),
         labels={attribute: values[labelled] for attribute, values in labels.items()},
         classes=kept,
-        groups=np.array([groups.setdefault(row.group or f"/{row.path}", len(groups)) for row in rows], np.int64),
+        groups=pd.factorize(np.array([row.group or f"/{row.path}" for row in rows], object))[0],
         sources=np.array([row.source for row in rows], np.str_),
         notes=tuple(notes),
     )

@@ -44,9 +44,7 @@ def hold_out(
     Raises ValueError for an unknown attribute or split, equal splits, a split without images, a share outside 0 to 1.
     """
     if split not in SPLITS or split == of or not 0 < share < 1:
-        raise ValueError(
-            f"split {split!r} of {of!r}, share {share}: expected two of {SPLITS}, and more than 0, below 1"
-        )
+        raise ValueError(f"split {split!r} of {of!r}, share {share}: expected two of {SPLITS}, and 0 < share < 1")
     rows = collection.rows(of)
     if not len(rows):
         raise ValueError(f"{collection.name} has no images in {of or 'none'}: there is nothing to hold out")
@@ -109,7 +107,7 @@ def _assign_groups(
 def find_shared(collection: Labelled) -> pd.DataFrame:
     """Find images of identical bytes in different splits: columns path, split, other, other_split.
 
-    `path` is the copy that is judged, `other` the one that is learnt from (or tuned on, where test has `path`).
+    `path` is the copy that is judged, `other` the one that is trained on (or tuned on, where test has `path`).
     Only files of equal size are read. Raises OSError for a missing file.
     """
     paths, splits = collection.paths.tolist(), collection.splits.tolist()

@@ -44,7 +44,7 @@ def read_csv(path: Path) -> Iterator[tuple[str, list[str]]]:
 def read_table(
     path: Path, needed: Sequence[str], wanted: Sequence[str] | None = None
 ) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
-    """Read a CSV with a header: its named columns, and source and cells of each row, perhaps of `wanted` columns only."""
+    """Read a CSV with a header: its named columns, and source and cells of each row, if asked of `wanted` ones only."""
     rows = read_csv(path)
     _, header = next(rows, ("", []))
     columns = [name for name in header if name and not name.startswith("Unnamed:")]  # an index column has no name

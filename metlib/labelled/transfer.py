@@ -69,11 +69,6 @@ class Outcome:
     curves: pd.DataFrame
     checkpoints: tuple[Path, ...] = ()
 
-    def __post_init__(self) -> None:
-        shapes = {values.shape for values in self.predicted.values()}
-        if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-            raise ValueError(f"predictions must be (S, n) for each attribute, got {sorted(shapes)}")
-
 
 def fit_probe(collection: Labelled, descriptors: NDArray[np.float32]) -> Heads:
     """Fit logistic regression for each attribute on the train rows of descriptors (N, D), its strength chosen on val.
@@ -187,15 +182,14 @@ def check_shared(collection: Labelled, other: Labelled | None = None) -> None:
     if len(shared):
         first = shared.iloc[0]
         raise ValueError(
-            f"{len(shared)} image(s) of {collection.name} stand in two splits, the first {first['path']} in "
-            f"{first['split']} and {first['other']} in {first['other_split']}: leave them out with "
-            "labelled.drop_shared"
+            f"{len(shared)} image(s) of {collection.name} stand in two splits, the first {first.path} in {first.split} "
+            f"and {first.other} in {first.other_split}: leave them out with labelled.drop_shared"
         )
     if other is not None and len(learned := labelled.find_learned(collection, other)):
         first = learned.iloc[0]
         raise ValueError(
-            f"{len(learned)} judged image(s) of {collection.name} are also in {other.name}, the first {first['path']} "
-            f"as {first['other']}: learn another collection first, or leave them out"
+            f"{len(learned)} judged image(s) of {collection.name} are also in {other.name}, the first {first.path} as "
+            f"{first.other}: learn another collection first, or leave them out"
         )
 
 
