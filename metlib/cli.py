@@ -183,7 +183,9 @@ def verify(museum: Museum, database: Database = "full") -> None:
 @app.command(rich_help_panel=DATA)
 def labels(
     collection: Annotated[Path, typer.Argument(help="A labelled collection.")],
-    attributes: Annotated[str | None, typer.Option(help="These only (default: the form's own).", metavar="A,B")] = None,
+    attributes: Annotated[
+        str | None, typer.Option(help="These only (default: the format's own).", metavar="A,B")
+    ] = None,
     skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out rows without their image.")] = False,
     decode: Annotated[bool, typer.Option("--verify", help="Decode every image.")] = False,
 ) -> None:
@@ -407,7 +409,7 @@ def transfer(
     collection: Annotated[Path, typer.Argument(help="A labelled collection.")],
     backbone: Network,
     regimes: Annotated[str, typer.Option(help="Of probe, frozen, fine-tuned, ...")] = "probe,fine-tuned",
-    attributes: Annotated[str | None, typer.Option(help="Default: those of the form.", metavar="A,B")] = None,
+    attributes: Annotated[str | None, typer.Option(help="Default: those of the format.", metavar="A,B")] = None,
     together: Annotated[bool, typer.Option("--together", help="One network for all attributes.")] = False,
     other: Annotated[Path | None, typer.Option(help="The collection that art-to-art learns first.")] = None,
     seeds: Annotated[int, typer.Option(help="Training runs to average.")] = 3,
@@ -427,6 +429,8 @@ def transfer(
     from metlib.labelled import transfer as regime
 
     chosen = _items(regimes)
+    if not chosen or not {*chosen} <= {*regime.REGIMES}:
+        raise ValueError(f"--regimes {regimes!r}: expected some of {', '.join(regime.REGIMES)}, separated by commas")
     if "art-to-art" in chosen and not other:
         raise ValueError("art-to-art needs another collection to learn first: name it with --other")
     changed: dict[str, Any] = {"size": size, "epochs": epochs, "batch": batch, "lr": lr, "head_lr": head_lr}

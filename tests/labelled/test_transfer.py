@@ -180,6 +180,11 @@ def test_the_command_line_adds_a_collection_to_a_results_table(
     assert len(results.read(tmp_path / "attributes.csv", results.ATTRIBUTES)) == 1
     assert main(["transfer", tmp_path, checkpoint]) == 2
     assert "error: " in capsys.readouterr().err
-    for wrong, message in ((["--size", "8"], "size must be"), (["--regimes", "art-to-art"], "name it with --other")):
+    for wrong, message in (
+        (["--size", "8"], "size must be"),
+        (["--regimes", "art-to-art"], "name it with --other"),
+        (["--regimes", "probe,warm"], "'probe,warm': expected some of probe, frozen"),
+        (["--regimes", ""], "expected some of probe, frozen"),
+    ):
         assert main(["transfer", museum.root, checkpoint, *wrong]) == 2
         assert message in capsys.readouterr().err
