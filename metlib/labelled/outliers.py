@@ -160,7 +160,13 @@ def compare(scores: Mapping[str, ArrayLike], planted: ArrayLike, *, draws: int =
         )
     if not scores or draws < 1:
         raise ValueError(f"{len(scores)} scores and {draws} draws: need one of each at least")
-    given = {name: _as_score(score, len(hidden), name) for name, score in scores.items()}
+    given = {name: np.asarray(score, dtype=np.float64) for name, score in scores.items()}
+    for name, score in given.items():
+        if score.shape != hidden.shape or not np.isfinite(score).all():
+            raise ValueError(
+                f"score {name!r} must be ({len(hidden)},) finite numbers, got shape {score.shape} with "
+                f"{np.count_nonzero(~np.isfinite(score))} NaN or infinite"
+            )
     # Every score as its places among its distinct values: AUROC asks for no more.
     places = {name: np.unique(score, return_inverse=True)[1] for name, score in given.items()}
     rng = np.random.default_rng(seed)
@@ -257,13 +263,3 @@ def _as_logits(logits: ArrayLike) -> NDArray[np.float64]:
     if z.ndim != 2 or z.shape[1] < 2 or not np.isfinite(z).all():
         raise ValueError(f"logits must be (N, C), finite and of two classes at least, got shape {z.shape}")
     return z
-
-
-def _as_score(score: ArrayLike, n: int, name: str) -> NDArray[np.float64]:
-    given = np.asarray(score, dtype=np.float64)
-    if given.shape != (n,) or not np.isfinite(given).all():
-        raise ValueError(
-            f"score {name!r} must be ({n},) finite numbers, got shape {given.shape} with "
-            f"{np.count_nonzero(~np.isfinite(given))} NaN or infinite"
-        )
-    return given

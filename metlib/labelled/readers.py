@@ -102,7 +102,7 @@ def read_artgan(
         sources = [line for _, line in of_path.values()]  # of the chosen attributes
         labels = {attribute: name for attribute, (name, _) in of_path.items()}
         rows.append(_Row(path, source if source in sources else sources[0], labels, split))
-    return _collect(root, tables.image_folder(root), rows, classes, notes, least, on_missing)
+    return _collect(root, rows, classes, notes, least, on_missing)
 
 
 def _read_pairs(path: Path) -> Iterator[tuple[str, str, int]]:
@@ -167,8 +167,7 @@ def read_metadata(
         if (root / f"{name}_class.txt").is_file():
             classes[name] = dict.fromkeys(tables.read_classes(root / f"{name}_class.txt"))
     notes = [] if split_column in columns else [f"{file} has no column {split_column!r}: make splits with stratify()"]
-    images = tables.image_folder(root)
-    files, rows = tables.files_by_id(images), []
+    files, rows = tables.files_by_id(root), []
     for source, cells in table:
         split = cells.get(split_column, "")
         if split not in ("", *SPLITS):
@@ -181,7 +180,7 @@ def read_metadata(
                     f"{source}: {name} {labels[name][:80]!r} isn't in {name}_class.txt; the nearest is {nearest!r}"
                 )
         rows.append(_Row(tables.find_file(files, cells[id_column], source), source, labels, split))
-    return _collect(root, images, rows, classes, notes, least, on_missing)
+    return _collect(root, rows, classes, notes, least, on_missing)
 
 
 def read_nga(
@@ -208,8 +207,7 @@ def read_nga(
         if number in objects:
             raise BadLabels(f"{source}: object {number[:80]!r} stands in {objects[number][0]} already")
         objects[number] = source, {name: tables.known(cells[name]) for name in chosen}
-    images = tables.image_folder(root)
-    files, rows, orphans = tables.files_by_id(images), [], []
+    files, rows, orphans = tables.files_by_id(root), [], []
     _, table = tables.read_table(root / "published_images.csv", ("uuid", "depictstmsobjectid"), ())
     for source, cells in table:
         number, uuid = cells["depictstmsobjectid"], cells["uuid"]
@@ -219,7 +217,7 @@ def read_nga(
         path = tables.find_file(files, uuid, source)
         rows.append(_Row(path, source, labels, group=f"object {number}" if number else ""))
     notes = noted(orphans, "images show no object of objects.csv")
-    return _collect(root, images, rows, dict.fromkeys(chosen), notes, least, on_missing)
+    return _collect(root, rows, dict.fromkeys(chosen), notes, least, on_missing)
 
 
 def read_museum(
@@ -257,7 +255,7 @@ def read_museum(
         if label not in exhibits:
             raise BadLabels(f"MET_database.json, row {number}: exhibit {label} isn't in {file.name}")
         rows.append(_Row(path, f"MET_database.json, row {number}", exhibits[label], group=f"exhibit {label}"))
-    collection = _collect(root, database.root, rows, dict.fromkeys(chosen), [], least, on_missing, listed_only=True)
+    collection = _collect(root, rows, dict.fromkeys(chosen), [], least, on_missing, listed_only=True)
     return stratify(collection, "school" if "school" in chosen else chosen[0])
 
 
@@ -274,7 +272,6 @@ _FORMATS: Mapping[str, tuple[Callable[..., Labelled], tuple[str, ...]]] = {
 
 def _collect(
     root: Path,
-    images: Path,
     rows: Sequence[_Row],
     classes: Mapping[str, Collection[str] | None],
     notes: Sequence[str],
@@ -286,7 +283,8 @@ def _collect(
     """Make the collection of all rows whose images are there; classes None are whatever the rows have, sorted."""
     if on_missing not in ("raise", "skip") or least < 0:
         raise ValueError(f"on_missing {on_missing!r}, least {least}: expected 'raise' or 'skip', and 0 or more")
-    notes, there = list(notes), tables.image_files(images)
+    images, there = tables.find_images(root)
+    notes = list(notes)
     seen: dict[str, str] = {}
     for row in rows:
         if row.path in seen:

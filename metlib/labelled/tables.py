@@ -99,14 +99,10 @@ def choose(wanted: Sequence[str] | None, there: Sequence[str], where: Path) -> l
     return chosen
 
 
-def image_folder(root: Path) -> Path:
-    """Give the folder that images are in: images/, or where there is none the collection's own."""
-    return root / "images" if (root / "images").is_dir() else root
-
-
-def image_files(folder: Path) -> set[str]:
-    """Find the paths, relative and with slashes, of all image files in a folder and below."""
-    return {
+def find_images(root: Path) -> tuple[Path, set[str]]:
+    """Find the folder of images, images/ or else the root, and the paths in it, with slashes, of all image files."""
+    folder = root / "images" if (root / "images").is_dir() else root
+    return folder, {
         (Path(place) / name).relative_to(folder).as_posix()
         for place, _, names in os.walk(folder)
         for name in names
@@ -114,10 +110,10 @@ def image_files(folder: Path) -> set[str]:
     }
 
 
-def files_by_id(folder: Path) -> Mapping[str, Sequence[str]]:
-    """Find the paths of a folder's images by their stems, and by their names with the suffix in small letters."""
+def files_by_id(root: Path) -> Mapping[str, Sequence[str]]:
+    """Find the paths of a collection's images by their stems, and by their names with the suffix in small letters."""
     files: dict[str, list[str]] = defaultdict(list)
-    for path in sorted(image_files(folder)):
+    for path in sorted(find_images(root)[1]):
         name = path.rpartition("/")[2]
         for key in (name.rpartition(".")[0], _lower_suffix(name)):
             files[key].append(path)
