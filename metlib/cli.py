@@ -183,9 +183,7 @@ def verify(museum: Museum, database: Database = "full") -> None:
 @app.command(rich_help_panel=DATA)
 def labels(
     collection: Annotated[Path, typer.Argument(help="A labelled collection.")],
-    attributes: Annotated[
-        str | None, typer.Option(help="These only (default: the format's own).", metavar="A,B")
-    ] = None,
+    attributes: Annotated[str | None, typer.Option(help="These only (default: the form's own).", metavar="A,B")] = None,
     skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out rows without their image.")] = False,
     decode: Annotated[bool, typer.Option("--verify", help="Decode every image.")] = False,
 ) -> None:
