@@ -415,7 +415,7 @@ def transfer(
     collection: Annotated[Path, typer.Argument(metavar="COLLECTION", help="A labelled collection.")],
     backbone: Network,
     regimes: Annotated[str, typer.Option(help="Of probe, frozen, fine-tuned, ...")] = "probe,fine-tuned",
-    attributes: Annotated[str | None, typer.Option(help="Default: those of the form.", metavar="A,B")] = None,
+    attributes: Annotated[str | None, typer.Option(help="Default: those of the format.", metavar="A,B")] = None,
     together: Annotated[bool, typer.Option("--together", help="One network for all attributes.")] = False,
     other: Annotated[Path | None, typer.Option(help="The collection that art-to-art learns first.")] = None,
     seeds: Annotated[int, typer.Option(help="Training runs to average.")] = 3,
@@ -435,6 +435,8 @@ def transfer(
     from metlib.labelled import transfer as regime
 
     chosen = _items(regimes)
+    if not chosen or not {*chosen} <= {*regime.REGIMES}:
+        raise ValueError(f"--regimes {regimes!r}: expected some of {', '.join(regime.REGIMES)}, separated by commas")
     if "art-to-art" in chosen and not other:
         raise ValueError("art-to-art needs another collection to learn first: name it with --other")
     changed: dict[str, Any] = {"size": size, "epochs": epochs, "batch": batch, "lr": lr, "head_lr": head_lr}

@@ -3,25 +3,8 @@
 What is re-exported here reads and splits them without torch; `multitask` and `transfer` learn from them.
 """
 
-from metlib.labelled.collections import (
-    SPLITS,
-    UNKNOWN,
-    BadLabels,
-    Labelled,
-    count_classes,
-    drop_shared,
-    find_learned,
-    find_missing_classes,
-    find_shared,
-    hold_out,
-    majority,
-    prepare_splits,
-    read,
-    read_artgan,
-    read_metadata,
-    read_museum,
-    read_nga,
-    stratify,
-    summarise,
-    verify,
-)
+from metlib.common.checks import UNKNOWN
+from metlib.labelled.collections import SPLITS, BadLabels, Labelled
+from metlib.labelled.readers import read, read_artgan, read_metadata, read_museum, read_nga
+from metlib.labelled.splits import drop_shared, find_learned, find_shared, hold_out, prepare_splits, stratify
+from metlib.labelled.summary import count_classes, find_missing_classes, majority, summarise, verify

@@ -1,9 +1,9 @@
 """Decoded images, kept on disk and mapped into memory: the second epoch reads pixels where the first decoded files.
 
 One flat file of bytes and a table of places. A memory map needs no library and no lock: threads and worker processes
-read one copy, the system keeps in memory what is used while there's room, and drops it when there isn't; the collection
-never has to fit. (HDF5, which the transfer study used, adds chunks to unpack, one lock for all threads, and files
-that must not be open across a fork.) Images are brought to one area, with their proportions kept.
+share one copy, and the system keeps in memory what is used and what there's space for, so the collection never has to
+fit. (HDF5, which the transfer study used, adds chunks to unpack, one lock for all threads, and files that must not be
+open across a fork.) Images are resized to one area, with their proportions kept.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metlib import dataset
+from metlib.common.checks import check_integer
 from metlib.common.files import replacing
 from metlib.common.progress import track
 from metlib.dataset import Split
@@ -37,8 +38,8 @@ _FORM = 1  # raise it when the same files give other bytes
 class Cache:
     """Decoded images: call it with a file's path for its pixels (h, w, 3) uint8, which mustn't be written to.
 
-    `places` (N, 3) int64 are first byte, height and width, `rows` finds a file's row. `name` says how the pixels were
-    made, and by `digest`, a hash of all of them, which they are. Raises KeyError for a file that isn't in it.
+    `places` (N, 3) int64 are first byte, height and width, `rows` maps a file to its row, `digest` is a hash of all
+    pixels. Raises KeyError for a file that isn't in it.
     """
 
     folder: Path
@@ -50,7 +51,7 @@ class Cache:
 
     @property
     def name(self) -> str:
-        """How pixels come out of files: what a recipe says of them."""
+        """How pixels were made of files, and the hash of the result: a recipe of descriptors contains it."""
         return f"area of {self.side} x {self.side}, sides multiples of {STEP}, bicubic; {self.digest}"
 
     def __len__(self) -> int:
@@ -70,14 +71,13 @@ def build(
 ) -> Cache:
     """Decode the images of a split once, into a folder under `work_dir`, or open what is there.
 
-    `side` is the square root of the area that images are brought to, in pixels. The folder's name states the images
-    with the place, size and date of each file, so a changed image is decoded again. `sources` (N,) say where each is
-    listed, for the error that names one that can't be read. Only as many images as wait for a thread
-    are in memory. Several processes may ask at once: one decodes, the others wait.
+    `side` is the square root of the area, in pixels, that images are resized to. The folder's name is a hash of path,
+    size and date of each file, so a changed image is decoded again. `sources` (N,) are the lines that list the images,
+    for the error that names one that can't be read. Few images at a time are in memory. Several processes may ask at
+    once: one decodes, the others wait.
     Raises ValueError for a side below 32 or a split without images, OSError for an image that can't be read.
     """
-    if type(side) is not int or side < STEP:
-        raise ValueError(f"side must be an integer of at least {STEP}, got {side!r}")
+    check_integer("side", side, STEP)
     if not len(split):
         raise ValueError(f"the split of {split.root} has no images: nothing to decode")
     files = [split.file(i) for i in range(len(split))]
@@ -103,11 +103,11 @@ def _state(path: str, file: Path) -> str:
         now = file.stat()
         return f"{path}\t{now.st_size}\t{now.st_mtime_ns}"
     except OSError:
-        return path  # reading will say
+        return path  # reading it raises the error
 
 
 def _decode(files: Sequence[Path], folder: Path, side: int, workers: int, sources: Sequence[str] | None) -> None:
-    """Write all pixels one after another, then where each begins: the table comes last, so what is there is whole."""
+    """Write all pixels one after another, then the table of places: where a table is, the pixels are whole."""
 
     def read(path: Path) -> NDArray[np.uint8]:
         image = dataset.read_image(path)

@@ -1,8 +1,8 @@
 """Many labels, one trunk: a linear head for each attribute on the descriptor of one network.
 
 The loss is the sum over attributes of the cross-entropy with label smoothing; an image without a label for an
-attribute counts for the others. One attribute is the ordinary classifier, so all the regimes of `train.transfer` are
-this method: with the trunk frozen, fine-tuned or from scratch.
+attribute counts for the others. One attribute is the ordinary classifier, so all regimes of `transfer` but the probe
+are this method: with the trunk frozen, fine-tuned or from scratch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +28,7 @@ from metlib.common.files import replacing, short_hash
 from metlib.common.vectors import as_rows
 from metlib.dataset import Museum, Split
 from metlib.extract import Reader
-from metlib.labelled import UNKNOWN, Labelled
+from metlib.labelled import SPLITS, UNKNOWN, Labelled
 from metlib.train.loop import Method, Plan, Settings, fit
 from metlib.train.loop import name_run as name_run_of
 
@@ -37,7 +38,10 @@ SMOOTHING = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """A linear classifier an attribute: `weights` (C, D) and `biases` (C,), float32, and the names of its C classes."""
+    """A linear classifier an attribute: `weights` (C, D) and `biases` (C,), float32, and the names of its C classes.
+
+    Raises ValueError for other shapes, and for weights or biases that are NaN or infinite.
+    """
 
     weights: Mapping[str, NDArray[np.float32]]
     biases: Mapping[str, NDArray[np.float32]]
@@ -55,12 +59,12 @@ class Heads:
                 raise ValueError(f"the head of {attribute} holds NaN or infinite numbers: train again, with a lower lr")
 
     def logits(self, descriptors: ArrayLike) -> dict[str, NDArray[np.float64]]:
-        """Score each class of each attribute for descriptors (N, D): (N, C) before the softmax."""
+        """Score each class of each attribute for descriptors (N, D): (N, C) float64, before the softmax."""
         rows = as_rows(descriptors)
         return {name: (rows @ self.weights[name].T + self.biases[name]).astype(np.float64) for name in self.classes}
 
     def predict(self, descriptors: ArrayLike) -> dict[str, NDArray[np.int64]]:
-        """Name the class of largest logit of each attribute for descriptors (N, D): (N,); of equals the first."""
+        """Name the class of largest logit of each attribute for descriptors (N, D): (N,) int64; of equals the first."""
         return {name: values.argmax(axis=1) for name, values in self.logits(descriptors).items()}
 
 
@@ -72,9 +76,12 @@ def heads_file(checkpoint: str | Path) -> Path:
 def save_heads(heads: Heads, path: str | Path) -> Path:
     """Write heads as one npz file of arrays."""
     arrays: dict[str, Any] = {"attributes": np.array(list(heads.classes))}
-    for number, (name, classes) in enumerate(heads.classes.items()):
-        arrays |= {f"weight_{number}": heads.weights[name], f"bias_{number}": heads.biases[name]}
-        arrays[f"classes_{number}"] = np.array(classes)
+    for i, (name, classes) in enumerate(heads.classes.items()):
+        arrays |= {
+            f"weight_{i}": heads.weights[name],
+            f"bias_{i}": heads.biases[name],
+            f"classes_{i}": np.array(classes),
+        }
     with replacing(path) as file:
         np.savez(file, **arrays)
     return Path(path)
@@ -97,8 +104,8 @@ def load_heads(checkpoint: str | Path) -> Heads:
 class MultiTask(Method):
     """The embedder, and a linear head for each attribute; frozen, the heads alone learn.
 
-    `labels` (N, A) are those of the database's rows, UNKNOWN where an image has none. Heads read the unit descriptor
-    times the root of its dimension, whose entries are about 1, and start at zero: all classes alike.
+    `labels` (N, A) are those of the database's rows, UNKNOWN where an image has none. Heads read the normalised
+    descriptor times the root of its dimension, whose entries are about 1, and start at zero: all classes alike.
     """
 
     criterion: ClassVar[str] = "accuracy"
@@ -112,11 +119,9 @@ class MultiTask(Method):
         self.val = _labels_of(collection, "val")
         self.register_buffer("labels", torch.from_numpy(_labels_of(collection, "train")), persistent=False)
         self.scale = embedder.dim**0.5
-        heads = [nn.Linear(embedder.dim, len(classes)) for classes in self.classes.values()]
-        for head in heads:
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
-        self.heads = nn.ModuleList(heads)
+        self.heads = nn.ModuleList(nn.Linear(embedder.dim, len(classes)) for classes in self.classes.values())
+        for parameter in self.heads.parameters():
+            nn.init.zeros_(parameter)
         if frozen:
             embedder.requires_grad_(False)
 
@@ -134,30 +139,26 @@ class MultiTask(Method):
         with torch.set_grad_enabled(not self.frozen and torch.is_grad_enabled()):
             rows = self.embed(images, len(targets))[:, 0].float()  # (n, D)
         labels = self.labels[targets]  # (n, A)
-        losses = [
-            _cross_entropy(head(self.scale * rows), labels[:, number], self.smoothing)
-            for number, head in enumerate(self.heads)
-        ]
+        pairs = zip(self.heads, labels.unbind(dim=1), strict=True)
+        losses = [_cross_entropy(head(self.scale * rows), own, self.smoothing) for head, own in pairs]
         return {"loss": torch.stack(losses).sum()}
 
     @property
     def trained(self) -> Heads:
         """The heads as they are now, the scale multiplied into their weights."""
-        plain: dict[str, Any] = dict(zip(self.classes, self.heads, strict=True))
-        weights = {name: (self.scale * head.weight).detach().float().cpu().numpy() for name, head in plain.items()}
-        biases = {name: head.bias.detach().float().cpu().numpy() for name, head in plain.items()}
+        heads: dict[str, Any] = dict(zip(self.classes, self.heads, strict=True))
+        weights = {name: (self.scale * head.weight).detach().float().cpu().numpy() for name, head in heads.items()}
+        biases = {name: head.bias.detach().float().cpu().numpy() for name, head in heads.items()}
         return Heads(weights, biases, self.classes)
 
     def score(self, museum: Museum, database: NDArray[np.float32], val: NDArray[np.float32]) -> dict[str, Any]:
         """Score val: `val_loss` (without smoothing), the accuracy of each attribute, and `accuracy`, their mean."""
         losses, accuracies = [], {}
-        for number, (name, logits) in enumerate(self.trained.logits(val).items()):
-            truth = self.val[:, number]
-            known = truth != UNKNOWN
-            if known.any():
-                logs, truth = log_softmax(logits[known], axis=1), truth[known]
-                losses.append(-logs[np.arange(len(truth)), truth].mean())
-                accuracies[f"accuracy_{name}"] = float((logs.argmax(axis=1) == truth).mean())
+        for (name, logits), truth in zip(self.trained.logits(val).items(), self.val.T, strict=True):
+            known = np.flatnonzero(truth != UNKNOWN)  # some are: `as_museum` checks it
+            logs = log_softmax(logits[known], axis=1)
+            losses.append(-logs[np.arange(len(known)), truth[known]].mean())
+            accuracies[f"accuracy_{name}"] = float((logs.argmax(axis=1) == truth[known]).mean())
         return {"val_loss": float(sum(losses)), "accuracy": float(np.mean(list(accuracies.values())))} | accuracies
 
     def keep(self, checkpoint: Path) -> None:
@@ -177,32 +178,30 @@ def _labels_of(collection: Labelled, split: str) -> NDArray[np.int64]:
 
 
 def as_museum(collection: Labelled) -> Museum:
-    """Give a labelled collection the form that the training loop reads: train is the database; every image a label.
+    """Give a labelled collection as the training loop reads it: train is the database, labels are row numbers.
 
-    The labels are rows of the collection: what an image is called depends on the attribute.
     Raises ValueError for a collection without train, val or test, and for an attribute that one of them has no label
     of, or train a single class.
     """
-    for name in ("train", "val", "test"):
+    for name in SPLITS:
         if not len(collection.rows(name)):
             raise ValueError(
                 f"{collection.name} has no {name} images: make splits with labelled.stratify, or take a share of "
                 "another split with labelled.hold_out"
             )
     for attribute, labels in collection.labels.items():
-        known = {name: np.unique(labels[collection.rows(name)]) for name in ("train", "val", "test")}
-        counts = {name: int((classes != UNKNOWN).sum()) for name, classes in known.items()}
+        counts = {name: len({*labels[collection.rows(name)].tolist()} - {UNKNOWN}) for name in SPLITS}
         if counts["train"] < 2 or not counts["val"] or not counts["test"]:
-            said = ", ".join(f"{count} in {name}" for name, count in counts.items())
+            listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
             raise ValueError(
-                f"{collection.name}, {attribute}: classes with images: {said}; expected two in train and one in val "
+                f"{collection.name}, {attribute}: classes with images: {listed}; expected two in train and one in val "
                 f"and test: make splits with labelled.stratify(by={attribute!r}), or leave it out with select()"
             )
-    train, val, test = (collection.split(name) for name in ("train", "val", "test"))
+    train, val, test = map(collection.split, SPLITS)
     return Museum(train, val, test, collection.root, collection.name)
 
 
-def describe(
+def describe_collection(
     collection: Labelled,
     embedder: Embedder,
     work_dir: str | Path,
@@ -211,9 +210,9 @@ def describe(
     split: str | None = None,
     scales: Sequence[float] = (1,),
 ) -> NDArray[np.float32]:
-    """Describe a collection's images, of one split or all, or read what is finished: (n, D) float32 unit rows.
+    """Describe a collection's images, of one split or all, in its order, or read what is finished.
 
-    Rows come in the collection's order.
+    `reader` gives pixels (`cache.build`). Gives (n, D) float32, L2-normalised.
     """
     images = collection.images if split is None else collection.split(split)
     return describe_split(images, embedder, work_dir, reader, label=split or collection.name, scales=scales)
@@ -256,7 +255,7 @@ def train(
     `reader` gives pixels (`cache.build`); without it files are decoded again each epoch, at their native size. With
     `frozen` the heads alone learn. The best epoch is that of the largest mean val accuracy over attributes; its heads
     lie beside the checkpoint (`load_heads`), and the history has `val_loss` and each attribute's accuracy. Test images
-    are never looked at; whether they were learned under another name is asked by `transfer.run_regime`, not here.
+    are never read; `transfer.run_regime` checks that they weren't learned under another name, this function doesn't.
     Raises ValueError for a collection without splits, a smoothing outside [0, 1), a batch computed in parts where
     labels are missing (each part would weigh its own), and as `loop.fit` does.
     """
@@ -269,9 +268,9 @@ def train(
             "ask for a smaller batch instead"
         )
     title = "-".join(collection.attributes)
-    title = title if len(title) <= 60 else f"{len(collection.attributes)}-attributes"
+    title = title if len(title) <= 60 else f"{len(collection.attributes)}-attributes"  # a file's name has a limit
     about = _about(collection, frozen, smoothing) | {"title": title}
-    method = lambda network: MultiTask(network, collection, frozen=frozen, smoothing=smoothing)  # noqa: E731
+    method = partial(MultiTask, collection=collection, frozen=frozen, smoothing=smoothing)
     return fit(as_museum(collection), embedder, out, settings, method, about, reader)
 
 
@@ -279,9 +278,9 @@ def name_run(
     collection: Labelled, embedder: Embedder, settings: Settings, *, frozen: bool = False, smoothing: float = SMOOTHING
 ) -> str:
     """Name a folder for a run of `train`, so that the same run finds it again."""
-    told = short_hash(_about(collection, frozen, smoothing))
-    regime = "frozen" if frozen else "trained"
-    return name_run_of(as_museum(collection), embedder, settings, method="multitask", regime=regime, told=told)
+    about, regime = short_hash(_about(collection, frozen, smoothing)), "frozen" if frozen else "trained"
+    # Names of choices are hashed with their values: with another one than `told`, finished runs would be repeated.
+    return name_run_of(as_museum(collection), embedder, settings, method="multitask", regime=regime, told=about)
 
 
 def _about(collection: Labelled, frozen: bool, smoothing: float) -> dict[str, Any]:

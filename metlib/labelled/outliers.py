@@ -1,8 +1,8 @@
-"""What doesn't belong: scores of how far a row lies from what was learned, and how well they find what was planted.
+"""Outliers: scores of how far a row lies from what was learned, and how well they find planted ones.
 
-Every score is (N,) float64, and larger means more outlying. Asked without labels, a score finds rows that belong to no
-class; asked about the labels they carry, rows whose label may be wrong. The planted ones, whose place is known, say
-what a score is worth before it is trusted on a collection's own.
+Every score is (N,) float64, and larger means more outlying. Without labels, a score finds rows that belong to no class;
+with the labels that rows carry, those whose label may be wrong. Planted outliers, whose place is known, measure a score
+before it is trusted on a collection's own.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 from sklearn.metrics import average_precision_score
 
+from metlib.common.checks import UNKNOWN, check_integer
 from metlib.common.vectors import as_rows, slices, unit
 from metlib.knn import search
 
-UNKNOWN = -1  # the label of a row that has none, as in `dataset`, from which this room imports nothing
 _NUMBERS = 2**22  # similarities at a time: in float64, 32 MiB
 
 
@@ -33,7 +33,7 @@ def max_softmax(logits: ArrayLike, labels: ArrayLike | None = None) -> NDArray[n
     """
     z = _as_logits(logits)
     n, C = z.shape
-    own = z.argmax(axis=1) if labels is None else _as_labels(labels, n, "labels")
+    own = z.argmax(axis=1) if labels is None else _as_labels(labels, n, "labels")  # (N,)
     if n and own.max() >= C:
         raise ValueError(f"label {own.max()} has no column: logits of {C} classes are for labels 0 to {C - 1}")
     behind = z - z[np.arange(n), own][:, None]  # (N, C)
@@ -57,24 +57,20 @@ def mean_distance(
 ) -> NDArray[np.float64]:
     """Score rows by cosine distance, 0 to 2, to the nearest class mean, or to the mean of the label they carry.
 
-    `train` (M, D) with `train_labels` (M,), `descriptors` (N, D) with `labels` (N,): rows are made unit, and so are the
-    means of each class. Raises ValueError for unknown labels (-1), a label that no row of `train` has, a class whose
-    rows cancel out, and rows that are NaN, infinite or zero.
+    `train` (M, D) with `train_labels` (M,), `descriptors` (N, D) with `labels` (N,): rows are L2-normalised, and so are
+    the means of each class. Raises ValueError for unknown labels (-1), a label that no row of `train` has, a class
+    whose rows cancel out, and rows that are NaN, infinite or zero.
     """
-    known, rows = _as_pair(train, descriptors)
-    classes, of_train, place = _places(train_labels, len(known), labels, len(rows))
-    order = np.argsort(of_train, kind="stable")
-    starts = np.searchsorted(of_train[order], np.arange(len(classes)))
-    means = np.add.reduceat(known[order], starts, axis=0, dtype=np.float64)  # (C, D)
-    means /= np.diff(np.append(starts, len(known)))[:, None]
+    known, rows, classes, of_train, place = _check_rows(train, train_labels, descriptors, labels)
+    means = np.stack([known[of_train == c].mean(axis=0, dtype=np.float64) for c in range(len(classes))])  # (C, D)
     norms = np.linalg.norm(means, axis=1)
-    if norms.min() < 1e-6:  # unit rows of float32 that cancel out leave about 1e-8
+    if norms.min() < 1e-6:  # normalised rows of float32 that cancel out leave about 1e-8
         raise ValueError(f"the rows of class {classes[norms.argmin()]} cancel out: their mean has no direction")
     means /= norms[:, None]
     found = np.empty(len(rows))
     for part in slices(len(rows), _NUMBERS // len(means)):
         block = rows[part].astype(np.float64)
-        block /= np.linalg.norm(block, axis=1, keepdims=True)
+        block /= np.linalg.norm(block, axis=1, keepdims=True)  # to the precision of float64 too
         if place is None:
             found[part] = (block @ means.T).max(axis=1)
         else:
@@ -83,29 +79,23 @@ def mean_distance(
 
 
 def knn_distance(
-    train: ArrayLike,
-    train_labels: ArrayLike,
-    descriptors: ArrayLike,
-    k: int = 5,
-    labels: ArrayLike | None = None,
+    train: ArrayLike, train_labels: ArrayLike, descriptors: ArrayLike, k: int = 5, labels: ArrayLike | None = None
 ) -> NDArray[np.float64]:
     """Score rows by 1 - similarity of their k-th nearest in `train`, or of the k-th nearest of the label they carry.
 
-    Arguments as for `mean_distance`; rows are made unit. A class of fewer than k rows answers with the farthest it
-    has. A row that is in `train` itself is its own nearest, and counts among the k.
+    Arguments as for `mean_distance`. A class of fewer than k rows answers with the farthest it has. A row that is in
+    `train` itself is its own nearest, and counts among the k.
     Raises ValueError for k outside 1..M, and as `mean_distance` does.
     Source: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022, section 3.
     """
-    known, rows = _as_pair(train, descriptors)
-    classes, of_train, place = _places(train_labels, len(known), labels, len(rows))
-    if not isinstance(k, int | np.integer) or not 1 <= k <= len(known):
-        raise ValueError(f"k must be an integer from 1 to the {len(known)} rows of train, got {k!r}")
+    known, rows, _, of_train, place = _check_rows(train, train_labels, descriptors, labels)
+    check_integer("k", k, 1, len(known), f"the {len(known)} rows of train")
     if place is None:
         return 1 - search(known, rows, k).similarities[:, -1].astype(np.float64)
     found = np.empty(len(rows))
-    for own, asked in zip(_by_class(of_train, len(classes)), _by_class(place, len(classes)), strict=True):
-        if len(asked):
-            found[asked] = search(known[own], rows[asked], min(k, len(own))).similarities[:, -1]
+    for c in np.unique(place):
+        own, asked = known[of_train == c], place == c
+        found[asked] = search(own, rows[asked], min(k, len(own))).similarities[:, -1]
     return 1 - found
 
 
@@ -145,10 +135,10 @@ def swap_labels(labels: ArrayLike, share: float, seed: int = 0) -> tuple[NDArray
         raise ValueError(f"labels have {len(classes)} class, there is no other to swap to: give rows of two at least")
     rng = np.random.default_rng(seed)
     drawn = rng.choice(len(known), n, replace=False)
-    if n:
-        given[known[drawn]] = classes[(place[drawn] + rng.integers(1, len(classes), n)) % len(classes)]
     swapped = np.zeros(len(given), bool)
     swapped[known[drawn]] = True
+    if n:
+        given[known[drawn]] = classes[(place[drawn] + rng.integers(1, len(classes), n)) % len(classes)]
     return given, swapped
 
 
@@ -170,7 +160,13 @@ def compare(scores: Mapping[str, ArrayLike], planted: ArrayLike, *, draws: int =
         )
     if not scores or draws < 1:
         raise ValueError(f"{len(scores)} scores and {draws} draws: need one of each at least")
-    given = {name: _as_score(score, len(hidden), name) for name, score in scores.items()}
+    given = {name: np.asarray(score, dtype=np.float64) for name, score in scores.items()}
+    for name, score in given.items():
+        if score.shape != hidden.shape or not np.isfinite(score).all():
+            raise ValueError(
+                f"score {name!r} must be ({len(hidden)},) finite numbers, got shape {score.shape} with "
+                f"{np.count_nonzero(~np.isfinite(score))} NaN or infinite"
+            )
     # Every score as its places among its distinct values: AUROC asks for no more.
     places = {name: np.unique(score, return_inverse=True)[1] for name, score in given.items()}
     rng = np.random.default_rng(seed)
@@ -182,13 +178,13 @@ def compare(scores: Mapping[str, ArrayLike], planted: ArrayLike, *, draws: int =
             samples[name].append(_auroc(place[some], place[others]))
     found = []
     for name, score in given.items():
-        interval = np.quantile(samples[name], (0.025, 0.975))
+        lower, upper = np.quantile(samples[name], (0.025, 0.975)).tolist()
         found.append(
             {
                 "score": name,
                 "auroc": _auroc(places[name][high], places[name][low]),
-                "auroc_low": float(interval[0]),
-                "auroc_high": float(interval[1]),
+                "auroc_low": lower,
+                "auroc_high": upper,
                 "average_precision": float(average_precision_score(hidden, score)),
                 "fpr95": _fpr95(score[high], score[low]),
                 "found": _found(score, hidden),
@@ -208,8 +204,8 @@ def wrong_on_every(predicted: Mapping[str, ArrayLike], truth: Mapping[str, Array
     n = np.size(next(iter(truth.values())))
     wrong = np.ones(n, bool)
     for name in truth:
-        told = _as_labels(truth[name], n, f"truth of {name}", unknown=True)
-        wrong &= (told != UNKNOWN) & (told != _as_labels(predicted[name], n, f"predicted {name}", unknown=True))
+        expected = _as_labels(truth[name], n, f"truth of {name}", unknown=True)
+        wrong &= (expected != UNKNOWN) & (expected != _as_labels(predicted[name], n, f"predicted {name}", unknown=True))
     return np.flatnonzero(wrong)
 
 
@@ -233,34 +229,22 @@ def _found(score: NDArray[np.float64], planted: NDArray[np.bool_]) -> float:
     return float((planted[above].sum() + (n - above.sum()) * planted[tied].mean()) / n)
 
 
-def _as_pair(train: ArrayLike, descriptors: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _check_rows(
+    train: ArrayLike, train_labels: ArrayLike, descriptors: ArrayLike, labels: ArrayLike | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
+    """L2-normalised `train` and `descriptors`, the classes (C,), and the rows' places in these, (M,) and (N,)."""
     known, rows = unit(as_rows(train, "train")), unit(as_rows(descriptors))
     if known.shape[1] != rows.shape[1]:
         raise ValueError(f"descriptors have {rows.shape[1]} dimensions, train {known.shape[1]}: describe both alike")
-    return known, rows
-
-
-def _places(
-    train_labels: ArrayLike, m: int, labels: ArrayLike | None, n: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
-    """The classes (C,), and their places for the rows of `train` (M,) and for the rows (N,) that carry labels."""
-    classes, of_train = np.unique(_as_labels(train_labels, m, "train_labels"), return_inverse=True)
+    classes, of_train = np.unique(_as_labels(train_labels, len(known), "train_labels"), return_inverse=True)
     if labels is None:
-        return classes, of_train, None
-    given = _as_labels(labels, n, "labels")
-    place = np.searchsorted(classes, given).clip(max=len(classes) - 1)
-    strange = given[classes[place] != given]
-    if len(strange):
+        return known, rows, classes, of_train, None
+    given = _as_labels(labels, len(rows), "labels")
+    if len(strange := given[~np.isin(given, classes)]):
         raise ValueError(
             f"label {strange[0]} is that of no row of train: leave such rows out ({len(strange)} have one)"
         )
-    return classes, of_train, place
-
-
-def _by_class(place: NDArray[np.int64], n_classes: int) -> list[NDArray[np.int64]]:
-    """The rows of each class."""
-    ends = np.cumsum(np.bincount(place, minlength=n_classes))
-    return np.split(np.argsort(place, kind="stable"), ends[:-1])
+    return known, rows, classes, of_train, np.searchsorted(classes, given)
 
 
 def _as_labels(labels: ArrayLike, n: int, name: str, *, unknown: bool = False) -> NDArray[np.int64]:
@@ -279,13 +263,3 @@ def _as_logits(logits: ArrayLike) -> NDArray[np.float64]:
     if z.ndim != 2 or z.shape[1] < 2 or not np.isfinite(z).all():
         raise ValueError(f"logits must be (N, C), finite and of two classes at least, got shape {z.shape}")
     return z
-
-
-def _as_score(score: ArrayLike, n: int, name: str) -> NDArray[np.float64]:
-    given = np.asarray(score, dtype=np.float64)
-    if given.shape != (n,) or not np.isfinite(given).all():
-        raise ValueError(
-            f"score {name!r} must be ({n},) finite numbers, got shape {given.shape} with "
-            f"{np.count_nonzero(~np.isfinite(given))} NaN or infinite"
-        )
-    return given

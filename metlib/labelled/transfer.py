@@ -1,9 +1,9 @@
 """Frozen features, fine-tuning or from scratch? The regimes of transfer learning on one labelled collection.
 
-Every regime has the same budget on the collection: the same images, the same views of them, the same number of epochs
-at most and the same patience, the best epoch chosen on val and judged once on test. What differs is where the trunk
-starts (art-to-art spent as much on the other collection before) and whether it learns. Seeds are averaged. A linear
-probe, logistic regression on frozen descriptors at the three scales, stands beside them; they see a single scale.
+Every regime has the same budget on the collection: the same images and views, the same patience and largest number of
+epochs, the best epoch chosen on val and judged once on test. They differ in where the trunk starts (art-to-art spent as
+much on the other collection before) and whether it learns. Seeds are averaged. A linear probe, logistic regression on
+frozen descriptors at three scales, is compared with them; they see a single scale.
 Source of the regimes: Sabatelli, Kestemont, Daelemans, Geurts, ECCV Workshops 2018.
 """
 
@@ -27,10 +27,8 @@ from metlib import backbone, labelled, metrics
 from metlib.backbone import Embedder
 from metlib.common.files import short_hash
 from metlib.extract import SCALES, Reader
-from metlib.labelled import UNKNOWN, Labelled
-from metlib.labelled.cache import build as build_cache
-from metlib.labelled.multitask import SMOOTHING, Heads, describe, load_heads, name_run
-from metlib.labelled.multitask import train as train_multitask
+from metlib.labelled import UNKNOWN, Labelled, cache
+from metlib.labelled.multitask import SMOOTHING, Heads, describe_collection, load_heads, name_run, train
 from metlib.train.loop import Settings, history
 
 REGIMES = ("probe", "frozen", "fine-tuned", "scratch", "art-to-art")
@@ -51,7 +49,7 @@ BUDGET = Settings(
     patience=4,
     workers=0,
 )
-"""What each regime may spend; colours are left alone, for they tell styles apart, and half of the views mirrored."""
+"""What each regime may spend. Views keep their colours, by which styles differ; half of them are mirrored."""
 
 SCRATCH_LR = 1e-3
 """The trunk's rate from scratch, where there is nothing to be careful of."""
@@ -61,9 +59,9 @@ _STRENGTHS = 10.0 ** np.arange(-4, 2.5, 0.5)  # C of the logistic regression, ch
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one regime came to: `predicted` (S, n) classes of the test images by attribute, a row for each seed.
+    """The result of a regime: `predicted` (S, n) classes of the test images by attribute, a row for each seed.
 
-    `curves` are the histories with a column `seed` (none for the probe), `checkpoints` the best epochs' files.
+    `curves` are the histories with a column `seed` (empty for the probe), `checkpoints` the best epochs' files.
     """
 
     regime: str
@@ -71,41 +69,34 @@ class Outcome:
     curves: pd.DataFrame
     checkpoints: tuple[Path, ...] = ()
 
-    def __post_init__(self) -> None:
-        shapes = {values.shape for values in self.predicted.values()}
-        if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-            raise ValueError(f"predictions must be (S, n) for each attribute, got {sorted(shapes)}")
-
 
 def fit_probe(collection: Labelled, descriptors: NDArray[np.float32]) -> Heads:
     """Fit logistic regression for each attribute on the train rows of descriptors (N, D), its strength chosen on val.
 
-    The strength is that of least log loss on val's images of classes that train has, which tells more of a small val
-    than its accuracy.
-
-    Entries are standardised by train's mean and deviation, which are multiplied into the heads: these read plain
-    descriptors. A class that train lacks is never named. Raises ValueError where an attribute has no labelled train or
-    val images, or one class only.
+    The strength is that of least log loss on val's images of classes that train has, which varies less on a small val
+    than accuracy. Entries are standardised by train's mean and deviation, which are multiplied into the heads: these
+    read plain descriptors. A class that train lacks is never predicted.
+    Raises ValueError where an attribute has no labelled train or val images, or one class only.
     """
-    train, val = collection.rows("train"), collection.rows("val")
+    learned, val = collection.rows("train"), collection.rows("val")
     weights, biases = {}, {}
     for name in collection.attributes:
         labels, n = collection.labels[name], len(collection.classes[name])
-        known = train[labels[train] != UNKNOWN]
-        held = val[np.isin(labels[val], labels[known])]  # a class that train lacks tells nothing of the strength
+        known = learned[labels[learned] != UNKNOWN]
+        held = val[np.isin(labels[val], labels[known])]
         if len(np.unique(labels[known])) < 2 or not len(held):
             raise ValueError(
                 f"{name} has {len(np.unique(labels[known]))} class(es) in train and {len(held)} labelled images in "
                 "val: a probe needs two classes and a val split; make splits with labelled.stratify"
             )
         scaler = StandardScaler().fit(descriptors[known])
-        learned, shown = (scaler.transform(descriptors[rows]) for rows in (known, held))
-        fits = [LogisticRegression(C=c, max_iter=1000).fit(learned, labels[known]) for c in _STRENGTHS]
-        losses = [_log_loss(fit, shown, labels[held]) for fit in fits]
+        x, x_held = (scaler.transform(descriptors[rows]) for rows in (known, held))
+        fits = [LogisticRegression(C=c, max_iter=1000).fit(x, labels[known]) for c in _STRENGTHS]
+        losses = [_log_loss(fit, x_held, labels[held]) for fit in fits]
         best = fits[int(np.argmin(losses))]
         slopes, offsets = best.coef_, best.intercept_
-        if len(slopes) == 1:  # two classes: one row says how far the second is ahead
-            slopes, offsets = np.stack([-slopes[0], slopes[0]]) / 2, np.array([-offsets[0], offsets[0]]) / 2
+        if len(slopes) == 1:  # two classes: one row, the lead of the second
+            slopes, offsets = np.concatenate([-slopes, slopes]) / 2, np.concatenate([-offsets, offsets]) / 2
         slopes = slopes / scaler.scale_
         weight, bias = np.zeros((n, descriptors.shape[1])), np.full(n, -1e9)
         weight[best.classes_], bias[best.classes_] = slopes, offsets - slopes @ scaler.mean_
@@ -115,7 +106,7 @@ def fit_probe(collection: Labelled, descriptors: NDArray[np.float32]) -> Heads:
 
 def _log_loss(fit: LogisticRegression, rows: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """The mean of -log p of the labels (n,), all of classes that the fit has."""
-    scores = fit.decision_function(rows)  # (n, C), of two classes (n,): how far the second is ahead
+    scores = fit.decision_function(rows)  # (n, C), of two classes (n,): the lead of the second
     logs = log_softmax(scores if scores.ndim == 2 else np.stack([np.zeros_like(scores), scores], axis=1), axis=1)
     return float(-logs[np.arange(len(logs)), np.searchsorted(fit.classes_, labels)].mean())
 
@@ -137,10 +128,10 @@ def run_regime(
     other: Labelled | None = None,
     smoothing: float = SMOOTHING,
 ) -> Outcome:
-    """Learn a collection's attributes, all in one network, by one of `REGIMES`, and name the test images' classes.
+    """Learn a collection's attributes, all in one network, by one of `REGIMES`, and predict the test images' classes.
 
-    `settings.size` is the square root of the area that images are brought to. "art-to-art" fine-tunes on `other`
-    first, by the same settings, then on the collection. What is finished under `work_dir` is not repeated.
+    `settings.size` is the square root of the area, in pixels, that images are resized to. "art-to-art" fine-tunes on
+    `other` first, by the same settings, then on the collection. What is finished under `work_dir` is not repeated.
     Raises ValueError for another regime, no seeds, a collection whose splits share images, "art-to-art" without
     `other` or with one that holds judged images, and as `multitask.train` does.
     """
@@ -155,69 +146,58 @@ def run_regime(
     other = other if regime == "art-to-art" else None  # the other regimes don't learn it
     check_shared(collection, other)
     reader = read_cached(collection, work_dir, settings.size)
-    test = collection.rows("test")
     if regime == "probe":
-        descriptors = describe(collection, embedder, work_dir, reader, scales=SCALES)
-        named = fit_probe(collection, descriptors).predict(descriptors[test])
-        return Outcome(regime, {name: values[None] for name, values in named.items()}, pd.DataFrame())
-    other_reader = None if other is None else read_cached(other, work_dir, settings.size)
-    lr = SCRATCH_LR if regime == "scratch" else settings.lr
-    answers: list[dict[str, NDArray[np.int64]]] = []
-    curves, checkpoints = [], []
+        descriptors = describe_collection(collection, embedder, work_dir, reader, scales=SCALES)
+        classes = fit_probe(collection, descriptors).predict(descriptors[collection.rows("test")])
+        return Outcome(regime, {name: values[None] for name, values in classes.items()}, pd.DataFrame())
+    from_random = regime == "scratch"
+    predictions, curves, checkpoints = [], [], []
     for seed in seeds:
-        chosen = replace(settings, seed=seed, lr=lr, frozen_norm=regime != "scratch")
-        start = from_scratch(embedder, seed) if regime == "scratch" else embedder
-        if other is not None and other_reader is not None:
-            start = backbone.load(_train(other, start, work_dir, other_reader, chosen, smoothing=smoothing))
+        lr = SCRATCH_LR if from_random else settings.lr
+        chosen = replace(settings, seed=seed, lr=lr, frozen_norm=not from_random)
+        start = from_scratch(embedder, seed) if from_random else embedder
+        if other is not None:
+            pixels = read_cached(other, work_dir, settings.size)
+            start = backbone.load(_train(other, start, work_dir, pixels, chosen, smoothing=smoothing))
         path = _train(collection, start, work_dir, reader, chosen, frozen=regime == "frozen", smoothing=smoothing)
-        answers.append(predict(collection, path, work_dir, reader))
+        rows = describe_collection(collection, backbone.load(path), work_dir, reader, split="test")
+        predictions.append(load_heads(path).predict(rows))
         curves.append(history(path.parent).assign(seed=seed))
         checkpoints.append(path)
-    predicted = {name: np.stack([answer[name] for answer in answers]) for name in collection.attributes}
+    predicted = {name: np.stack([of_seed[name] for of_seed in predictions]) for name in collection.attributes}
     return Outcome(regime, predicted, pd.concat(curves, ignore_index=True), tuple(checkpoints))
 
 
-def predict(
-    collection: Labelled, checkpoint: Path, work_dir: str | Path, reader: Reader
-) -> dict[str, NDArray[np.int64]]:
-    """Name the classes (n,) of the test images by a checkpoint of `multitask` and its heads, by attribute."""
-    rows = describe(collection, backbone.load(checkpoint), work_dir, reader, split="test")
-    return load_heads(checkpoint).predict(rows)
-
-
 def read_cached(collection: Labelled, work_dir: str | Path, size: int) -> Reader:
-    """Decode a collection's images once, brought to an area of `size` squared, or open what is there."""
-    return build_cache(collection.images, work_dir, size, sources=collection.sources.tolist())
+    """Decode a collection's images once, resized to an area of `size` squared, or open what is there."""
+    return cache.build(collection.images, work_dir, size, sources=collection.sources.tolist())
 
 
 def check_shared(collection: Labelled, other: Labelled | None = None) -> None:
-    """Raise ValueError where an image that is judged was learned: in train under another name, or in `other`."""
+    """Raise ValueError where an image that is judged was learned: in train under another name, or in `other`.
+
+    Raises OSError for a missing file.
+    """
     shared = labelled.find_shared(collection)
     if len(shared):
         first = shared.iloc[0]
         raise ValueError(
-            f"{len(shared)} image(s) of {collection.name} stand in two splits, the first {first['path']} in "
-            f"{first['split']} and {first['other']} in {first['other_split']}: leave them out with "
-            "labelled.drop_shared"
+            f"{len(shared)} image(s) of {collection.name} stand in two splits, the first {first.path} in {first.split} "
+            f"and {first.other} in {first.other_split}: leave them out with labelled.drop_shared"
         )
-    if other is None:
-        return
-    learned = labelled.find_learned(collection, other)
-    if len(learned):
+    if other is not None and len(learned := labelled.find_learned(collection, other)):
         first = learned.iloc[0]
         raise ValueError(
-            f"{len(learned)} judged image(s) of {collection.name} are also in {other.name}, the first {first['path']} "
-            f"as {first['other']}: learn another collection first, or leave them out"
+            f"{len(learned)} judged image(s) of {collection.name} are also in {other.name}, the first {first.path} as "
+            f"{first.other}: learn another collection first, or leave them out"
         )
 
 
 def _train(
     collection: Labelled, start: Embedder, work_dir: str | Path, reader: Reader, settings: Settings, **options: Any
 ) -> Path:
-    told = name_run(collection, start, settings, **options)
-    return train_multitask(
-        collection, start, Path(work_dir, "train", told), reader=reader, settings=settings, **options
-    )
+    out = Path(work_dir, "train", name_run(collection, start, settings, **options))
+    return train(collection, start, out, reader=reader, settings=settings, **options)
 
 
 def score(collection: Labelled, outcomes: Iterable[Outcome], seed: int = 0) -> pd.DataFrame:
@@ -247,18 +227,21 @@ def result_rows(
     note: str = "",
     date: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Give rows of `results.ATTRIBUTES` for a table of `score`, in percent.
+    """Give finished rows for a table of results, one a row of `scores` (a table of `score`), in percent.
 
-    `embedder` is the network started from, `other` the collection that art-to-art learned first.
+    `embedder` is the network started from, `other` the collection that art-to-art learned first, `date` an ISO date, by
+    default today's. `labels` names images, splits and labels by hash, `settings` all settings but the seed; `train` and
+    `test` count labelled images, and `epochs` is 0 for the probe.
     """
-    train, weights = collection.rows("train"), embedder.weights_sha256()[:8]
+    train_rows, weights = collection.rows("train"), embedder.weights_sha256()[:8]
     together = f", {' + '.join(collection.attributes)} in one" if len(collection.attributes) > 1 else ""
     source = f" from {other.name} {other.sha256[:8]}" if other is not None else ""
-    told = {name: value for name, value in settings.lasting.items() if name != "seed"}
+    lasting = {name: value for name, value in settings.lasting.items() if name != "seed"}
+    percentages = ("accuracy", "accuracy_low", "accuracy_high", "seed_std", "majority")
     rows = []
     for row in scores.to_dict("records"):
-        name = row["attribute"]
-        probe, method = row["regime"] == "probe", row["regime"]
+        name, method = row["attribute"], row["regime"]
+        probe = method == "probe"
         method += source if method == "art-to-art" else ""
         rows.append(
             {
@@ -267,18 +250,16 @@ def result_rows(
                 "labels": collection.select(name).sha256[:8],
                 "attribute": name,
                 "classes": len(collection.classes[name]),
-                "train": int((collection.labels[name][train] != UNKNOWN).sum()),
+                "train": int((collection.labels[name][train_rows] != UNKNOWN).sum()),
                 "test": int(row["images"]),
                 "network": embedder.name,
                 "weights": weights,
                 "method": method + ("" if probe else together),
                 "pixels": settings.size,
                 "epochs": 0 if probe else settings.epochs,
-                "settings": "" if probe else short_hash(told),
+                "settings": "" if probe else short_hash(lasting),
                 "seeds": int(row["seeds"]),
-                **{
-                    key: 100 * row[key] for key in ("accuracy", "accuracy_low", "accuracy_high", "seed_std", "majority")
-                },
+                **{column: 100 * row[column] for column in percentages},
                 "note": note,
             }
         )

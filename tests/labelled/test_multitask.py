@@ -69,7 +69,7 @@ def test_it_learns_two_attributes_at_once_and_keeps_the_best_epoch(
     assert rows["val_loss"].iloc[0] == pytest.approx(np.log(3) + np.log(2), rel=1e-5)
     heads, trained = load_heads(path), backbone.load(path)
     val = paintings.rows("val")
-    descriptors = multitask.describe(paintings, trained, tmp_path, reader, split="val")
+    descriptors = multitask.describe_collection(paintings, trained, tmp_path, reader, split="val")
     for name, named in heads.predict(descriptors).items():
         truth = paintings.labels[name][val]
         known = truth != UNKNOWN
@@ -168,7 +168,7 @@ def test_a_frozen_trunk_has_no_dropout_while_heads_learn(
     assert modes and all(mode == {False} for mode in modes)
 
 
-def test_runs_are_told_apart_by_what_they_are_told(paintings: Labelled, embedder: Embedder, budget: Settings) -> None:
+def test_runs_that_differ_have_different_names(paintings: Labelled, embedder: Embedder, budget: Settings) -> None:
     names = {
         multitask.name_run(paintings, embedder, budget),
         multitask.name_run(paintings, embedder, budget, frozen=True),

@@ -16,9 +16,19 @@ from sklearn.preprocessing import StandardScaler
 from metlib import backbone, labelled
 from metlib.analysis import results
 from metlib.backbone import Embedder
-from metlib.labelled import UNKNOWN, Labelled, transfer
+from metlib.cli import main
+from metlib.labelled import UNKNOWN, Labelled
 from metlib.labelled.multitask import MultiTask
-from metlib.labelled.transfer import BUDGET, REGIMES, Outcome, fit_probe, from_scratch, ledger_rows, run, score
+from metlib.labelled.transfer import (
+    BUDGET,
+    REGIMES,
+    Outcome,
+    fit_probe,
+    from_scratch,
+    result_rows,
+    run_regime,
+    score,
+)
 from metlib.train.loop import Settings
 
 
@@ -55,7 +65,7 @@ def test_every_regime_learns_something_and_starts_where_it_says(
     other = paintings.select("edge")
     other = other.take(~np.isin(other.paths, colour.paths))  # what is judged here is not learned there
     outcomes = {
-        regime: run(colour, embedder, tmp_path, regime, settings=budget, seeds=(0, 1), other=other)
+        regime: run_regime(colour, embedder, tmp_path, regime, settings=budget, seeds=(0, 1), other=other)
         for regime in REGIMES
     }
     table = score(colour, outcomes.values()).set_index("regime")
@@ -73,7 +83,7 @@ def test_every_regime_learns_something_and_starts_where_it_says(
     assert all("edge" in start for start in starts["art-to-art"])
     for outcome in list(outcomes.values())[1:]:
         assert set(outcome.curves["seed"]) == {0, 1} and outcome.curves["epoch"].max() == 1
-    again = run(colour, embedder, tmp_path, "frozen", settings=budget, seeds=(0, 1))
+    again = run_regime(colour, embedder, tmp_path, "frozen", settings=budget, seeds=(0, 1))
     np.testing.assert_array_equal(again.predicted["colour"], outcomes["frozen"].predicted["colour"])
 
 
@@ -91,10 +101,10 @@ def test_a_collection_whose_splits_share_an_image_is_refused(
         (tmp_path / f"{i}.png").write_bytes(paintings.file(i if i != 4 else 0).read_bytes())
     twins = replace(paintings, root=tmp_path)
     with pytest.raises(ValueError, match=r"1 image\(s\) of paintings stand in two splits, the first 4.png in test"):
-        run(twins, embedder, tmp_path / "work", "probe")
+        run_regime(twins, embedder, tmp_path / "work", "probe")
     assert len(labelled.drop_shared(twins)) == len(twins) - 1
     with pytest.raises(ValueError, match=r"judged image\(s\) of paintings are also in paintings"):
-        run(paintings, embedder, tmp_path / "work", "art-to-art", other=paintings)
+        run_regime(paintings, embedder, tmp_path / "work", "art-to-art", other=paintings)
 
 
 def test_scores_leave_out_images_without_a_label_and_average_seeds(paintings: Labelled) -> None:
@@ -108,19 +118,19 @@ def test_scores_leave_out_images_without_a_label_and_average_seeds(paintings: La
     assert row["majority"] == labelled.majority(paintings, "edge")
 
 
-def test_rows_of_the_ledger_are_read_back(
+def test_rows_of_a_results_table_are_read_back(
     paintings: Labelled, embedder: Embedder, budget: Settings, tmp_path: Path
 ) -> None:
-    outcome = run(paintings, embedder, tmp_path, "probe", settings=budget)
-    rows = ledger_rows(paintings, score(paintings, [outcome]), embedder, budget, date="2026-11-21")
+    outcome = run_regime(paintings, embedder, tmp_path, "probe", settings=budget)
+    rows = result_rows(paintings, score(paintings, [outcome]), embedder, budget, date="2026-11-21")
     path = results.append(tmp_path / "attributes.csv", rows, results.ATTRIBUTES)
     before = path.read_bytes()
     back = results.read(path, results.ATTRIBUTES)
     assert list(back["attribute"]) == ["colour", "edge"]
     assert (back["majority"] < back["accuracy"]).all()
-    results.append(path, ledger_rows(paintings, score(paintings, [outcome]), embedder, budget), results.ATTRIBUTES)
+    results.append(path, result_rows(paintings, score(paintings, [outcome]), embedder, budget), results.ATTRIBUTES)
     assert path.read_bytes() == before  # a repeated run changes nothing, its date neither
-    with pytest.raises(ValueError, match="is no ledger of results"):
+    with pytest.raises(ValueError, match=r"is no .*results"):
         results.read(path)
     table = score(paintings, [replace(outcome, regime="art-to-art")])
     for settings, other in (
@@ -128,7 +138,7 @@ def test_rows_of_the_ledger_are_read_back(
         (budget, paintings.select("edge")),
         (replace(budget, lr=1), paintings),
     ):
-        rows = ledger_rows(paintings, table, embedder, settings, other=other)
+        rows = result_rows(paintings, table, embedder, settings, other=other)
         results.append(path, rows, results.ATTRIBUTES)
     assert len(results.read(path, results.ATTRIBUTES)) == 2 + 3 * 2  # another source, or other settings, is another run
 
@@ -158,19 +168,23 @@ def test_what_makes_no_sense_is_refused(
     paintings: Labelled, embedder: Embedder, tmp_path: Path, options: dict, match: str
 ) -> None:
     with pytest.raises(ValueError, match=match):
-        run(paintings, embedder, tmp_path, **options)
+        run_regime(paintings, embedder, tmp_path, **options)
 
 
-def test_the_command_line_runs_a_collection_into_a_ledger(
+def test_the_command_line_adds_a_collection_to_a_results_table(
     museum, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--regimes", "probe", "--attributes", "kind", "--size", "32", "--work", tmp_path, "--ledger"]
-    arguments = [museum.root, checkpoint, *words, tmp_path / "attributes.csv"]
-    assert transfer.main([str(word) for word in arguments]) == 0
+    words = ["--regimes", "probe", "--attributes", "kind", "--size", "32", "--work", tmp_path, "--results"]
+    assert main(["transfer", museum.root, checkpoint, *words, tmp_path / "attributes.csv"]) == 0
     assert "majority" in capsys.readouterr().out
     assert len(results.read(tmp_path / "attributes.csv", results.ATTRIBUTES)) == 1
-    assert transfer.main([str(tmp_path), str(checkpoint)]) == 2
+    assert main(["transfer", tmp_path, checkpoint]) == 2
     assert "error: " in capsys.readouterr().err
-    for wrong, says in ((["--size", "8"], "size must be"), (["--regimes", "art-to-art"], "name it with --other")):
-        assert transfer.main([str(museum.root), str(checkpoint), *wrong]) == 2
-        assert says in capsys.readouterr().err
+    for wrong, message in (
+        (["--size", "8"], "size must be"),
+        (["--regimes", "art-to-art"], "name it with --other"),
+        (["--regimes", "probe,warm"], "'probe,warm': expected some of probe, frozen"),
+        (["--regimes", ""], "expected some of probe, frozen"),
+    ):
+        assert main(["transfer", museum.root, checkpoint, *wrong]) == 2
+        assert message in capsys.readouterr().err
