@@ -1,25 +1,19 @@
 """The pictures of the course."""
 
 from metlib.plots.charts import (
-    COLOURS,
-    CYCLE,
-    Case,
     class_counts,
     confusion,
-    gallery,
     heatmap,
     histogram_counts,
     long_tail,
-    pairs,
-    pooling,
     precision_recall,
-    publish,
     reliability,
     scatter,
     score_bars,
     score_lines,
-    sheet,
     similarity_histogram,
     spectrum,
-    style,
 )
+from metlib.plots.pictures import Case, gallery, pairs, pooling, sheet
+from metlib.plots.publishing import publish
+from metlib.plots.theme import COLOURS, CYCLE, style

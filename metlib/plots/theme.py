@@ -1,0 +1,143 @@
+"""The look that all pictures share, and helpers of the charts: checks of what is drawn, texts, axes.
+
+Colours: Okabe and Ito, Color Universal Design, 2008; right and wrong differ by mark and line style as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.rcsetup import cycler
+from matplotlib.ticker import FuncFormatter, NullLocator
+from numpy.typing import ArrayLike, NDArray
+
+DPI = 110
+"""Pixels per inch of what is published."""
+
+COLOURS = {
+    "right": "#009E73",
+    "wrong": "#D55E00",
+    "distractor": "#7A7A7A",
+    "database": "#56B4E9",
+    "val": "#0072B2",
+    "test": "#CC79A7",
+    "accent": "#E69F00",
+}
+"""Okabe and Ito's palette by meaning; groups with one of these names get its colour everywhere."""
+
+CYCLE = ("#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
+LINES = ("solid", "dashed", "dashdot", "dotted")
+INK, GREY = "#333333", "#666666"
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, has ✓ ✗ ⁻: pictures are the same everywhere
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.8,
+    "axes.prop_cycle": cycler(color=CYCLE),
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in the course's style inside a `with` block or a decorated function; nothing changes outside."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def axes_of_size(width: float, height: float) -> Axes:
+    """The axes of a new figure, in inches."""
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def as_vector(values: ArrayLike, name: str) -> NDArray[Any]:
+    """Values as an array (n,), or ValueError unless they are finite numbers, one at least."""
+    array = np.asarray(values)
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"{name} of shape {array.shape}: expected (n,) with at least one value")
+    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite numbers")
+    return array
+
+
+def as_vectors(**given: ArrayLike) -> list[NDArray[Any]]:
+    """Each as `as_vector`, or ValueError where their lengths differ."""
+    arrays = [as_vector(array, name) for name, array in given.items()]
+    if len({len(array) for array in arrays}) > 1:
+        lengths = ", ".join(f"{name} {len(array)}" for name, array in zip(given, arrays, strict=True))
+        raise ValueError(f"lengths differ: {lengths}")
+    return arrays
+
+
+def check_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raise ValueError unless the table has these columns and at least one row."""
+    if missing := [name for name in names if name not in table.columns]:
+        there = ", ".join(map(str, table.columns))
+        raise ValueError(f"the table has no column {', '.join(missing)}; it has {there}")
+    if not len(table):
+        raise ValueError("the table has no rows")
+
+
+def heading(name: str) -> str:
+    """A column's name as readers know it: `val_gap_minus` -> "val GAP⁻"."""
+    name = re.sub(r"(?<![a-z])gap_minus(?![a-z])", "GAP⁻", name)
+    return re.sub(r"(?<![a-z])(gap|acc)(?![a-z])", lambda found: found[0].upper(), name).replace("_", " ")
+
+
+def literal(text: Any) -> str:
+    """Text in which a dollar starts no formula."""
+    return str(text).replace("$", r"\$")
+
+
+def class_name(name: Any) -> str:
+    """A class's name as literal text, with spaces for underscores."""
+    return literal(name).replace("_", " ")
+
+
+def format_percent(fraction: float) -> str:
+    """A share in percent, with enough places that a small one isn't written as nothing."""
+    value = 100 * fraction
+    return "< 0.01 %" if 0 < value < 0.01 else f"{value:.2f} %" if 0 < value < 1 else f"{value:.1f} %"
+
+
+def rows_of_bars(ax: Axes, names: Sequence[str], xlabel: str) -> None:
+    """Name the rows of horizontal bars at 0, 1, ..., the first on top, and leave space for numbers behind the bars."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.45, -0.55)
+    ax.margins(x=0.1)
+    ax.grid(False, axis="y")
+    ax.set_xlabel(xlabel)
+
+
+def plain_ticks(*axes: Axis) -> None:
+    """Write the numbers of log axes as 1, 10, 100."""
+    for axis in axes:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axis.set_minor_locator(NullLocator())
