@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.random import default_rng
 
-from metlib.synthetic.not_art import NOT_ART
-from metlib.synthetic.palettes import PALETTES, Array
-from metlib.synthetic.photographs import KINDS, SCHOOLS, SHARES, Exhibit
+from metlib.synthetic.drawing import PALETTES, Array
+from metlib.synthetic.photographs import KINDS, NOT_ART, SCHOOLS, SHARES, Exhibit
 
 SINGLE = 0.6  # share of exhibits with one photograph, as in the Met
 MOST = 10  # photographs of one exhibit

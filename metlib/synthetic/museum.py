@@ -26,9 +26,8 @@ from metlib.common.checks import check_integer
 from metlib.common.files import explained, replacing
 from metlib.common.progress import track
 from metlib.synthetic.catalogue import Catalogue, plan
-from metlib.synthetic.not_art import NOT_ART
-from metlib.synthetic.palettes import to_image
-from metlib.synthetic.photographs import FORMATS, Exhibit, query, studio
+from metlib.synthetic.drawing import to_image
+from metlib.synthetic.photographs import FORMATS, NOT_ART, Exhibit, query, studio
 from metlib.synthetic.visitors import visit
 
 DRAWING_VERSION = 1  # raise it when the same seed gives other pictures; museum.json has it under "painter"

@@ -7,9 +7,7 @@ from numpy.random import Generator
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from metlib.synthetic.choices import noise
-from metlib.synthetic.drawing import Sheet, edge, grid
-from metlib.synthetic.palettes import Array, mix, pick_colour, pigment, to_array, to_image
+from metlib.synthetic.drawing import Array, Sheet, edge, grid, mix, noise, pick_colour, pigment, to_array, to_image
 
 
 def gallery(rng: Generator, w: int, h: int) -> Array:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from metlib.synthetic.not_art import NOT_ART
-from metlib.synthetic.photographs import SCHOOLS, Exhibit, query, studio
+from metlib.synthetic.photographs import NOT_ART, SCHOOLS, Exhibit, query, studio
 
 
 def test_every_school_paints() -> None:
