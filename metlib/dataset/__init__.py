@@ -3,6 +3,7 @@
 from metlib.dataset.layout import (
     DATABASES,
     DISTRACTOR,
+    MET_IMAGES,
     QUERIES,
     BadGroundTruth,
     Museum,

@@ -28,6 +28,8 @@ DISTRACTOR = -1
 
 DATABASES = {"full": "MET_database.json", "mini": "mini_MET_database.json"}
 QUERIES = {"val": "valset.json", "test": "testset.json"}
+MET_IMAGES = {"full": 397_121, "mini": 38_307}
+"""Images of the Met's own databases."""
 
 # One search over all paths of a file: absolute, with a drive, `.` or `..` or empty parts, backslashes,
 # control characters, and lone surrogates, which no file name can hold.

@@ -1,8 +1,8 @@
 """Extraction on Ray Data: a cluster's workers describe, the driver writes the very shards of `metlib.extract`.
 
 A row of the dataset is a shard: a worker reads its images and describes them as `metlib.extract` would. Ray starts a
-worker that was killed again and gives it the same shard. Ray's own `read_images` isn't used: it leaves a photograph on
-its side (EXIF) and reads 16-bit grey in another way, which would be other descriptors.
+worker that was killed again and gives it the same shard. Ray's own `read_images` isn't used: it ignores the EXIF
+orientation and reads 16-bit grey in another way, which would be other descriptors.
 
 From a shell: `metlib extract MUSEUM BACKBONE --ray --workers 8 --gpus 1 --address auto`. Every node needs
 metlib, of the same version, and the images: in a folder that all nodes share, or at an address that Ray reads.
@@ -30,7 +30,7 @@ from metlib import extract as local
 from metlib.backbone import Embedder
 from metlib.common.progress import track
 from metlib.dataset import Museum, Split
-from metlib.descriptors import shards, split_folder
+from metlib.descriptors import DESCRIPTORS, name_folder, shards, split_folder
 
 try:
     import ray
@@ -91,17 +91,9 @@ def extract(
     pending = dict(plan.pending())
     if not pending:
         return shards.join(plan, on_error)
-    worker = _Worker(
-        split=split,
-        embedder=copy.deepcopy(embedder).cpu().eval(),
-        device="cuda" if gpus else "cpu",
-        threads=4 * cpus,
-        scales=scales,
-        precision=precision,
-        channels_last=channels_last,
-        batch_size=batch_size,
-        on_error=on_error,
-    )
+    device, travelling = "cuda" if gpus else "cpu", copy.deepcopy(embedder).cpu().eval()
+    options = scales, precision, channels_last, batch_size, on_error
+    worker = _Worker(split, travelling, device, 4 * cpus, *options)
     done = len(split) - sum(map(len, pending.values()))
     with (
         track(total=len(split), done=done, label=label) as bar,
@@ -207,16 +199,9 @@ class _Worker:
     def describe(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Describe images: (n, D), NaN where one was skipped."""
         files = [self.split.file(i) for i in rows]
-        return local.embed_images(
-            self.ready,
-            _check_unreachable(local.decode_ahead(files, self.pool, 4 * self.threads)),
-            files,
-            device=self.device,
-            scales=self.scales,
-            precision=self.precision,
-            batch_size=self.batch_size,
-            on_error=self.on_error,
-        )
+        images = _check_unreachable(local.decode_ahead(files, self.pool, 4 * self.threads))
+        options = self.device, self.scales, self.precision, self.batch_size, self.on_error
+        return local.embed_images(self.ready, images, files, *options)
 
 
 class _AttemptCounter:
@@ -252,10 +237,9 @@ class _WorkerOnRay:
                 )
             return result | {"array": self.worker.describe(row["rows"]).tobytes()}
         except Exception as error:
-            for name, kind in _ERRORS.items():
-                if isinstance(error, kind):
-                    return result | {"error": name, "message": str(error)}
-            return result | {"error": "RuntimeError", "message": f"{type(error).__name__}: {error}"}
+            name = next((name for name, kind in _ERRORS.items() if isinstance(error, kind)), None)
+            message = str(error) if name else f"{type(error).__name__}: {error}"
+            return result | {"error": name or "RuntimeError", "message": message}
 
 
 def _at(split: Split, images: str | None) -> Split:
@@ -334,9 +318,9 @@ def extract_museum(
 ) -> Iterator[tuple[str, Path]]:
     """Describe the splits of a museum on Ray, into the folders of `metlib.extract`; give each one's name and path."""
     scales, precision = options.get("scales", local.SCALES), options.get("precision", "float32")
-    folder = local.name_folder(museum, embedder, work_dir, scales, precision)
-    folders = [(split, split_folder(folder, split, name), name) for split, name in museum.splits()]
-    finished = all((out / "descriptors.npy").exists() for _, out, _ in folders)
+    folder = name_folder(museum, embedder, work_dir, scales, precision)
+    outs = [split_folder(folder, split, name) for split, name in museum.splits()]
+    finished = all((out / DESCRIPTORS).exists() for out in outs)
     with nullcontext() if finished else _connected(address):  # once for all three
-        for split, out, name in folders:
+        for (split, name), out in zip(museum.splits(), outs, strict=True):
             yield name, extract(split, embedder, out, label=name, address=address, **options)

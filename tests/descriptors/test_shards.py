@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from metlib import backbone, dataset, extract
+from metlib import backbone, cli, dataset, extract
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Split
 from metlib.descriptors import load_descriptors, load_labels, load_recipe, shards
@@ -453,7 +453,7 @@ class Work:
 
     def command(self, work: Path) -> list[str]:
         options = ["--device", "cpu", "--work", str(work), "--scales", "0.5", "--shard-size", "8", "--workers", "2"]
-        return [str(self.museum), str(self.checkpoint), *options]
+        return ["extract", str(self.museum), str(self.checkpoint), *options]
 
 
 def arrays(work: Path) -> dict[str, bytes]:
@@ -464,7 +464,7 @@ def run_rank(theirs: Connection, command: list[str], rank: int, ranks: int, log:
     watch(theirs, log, allowed)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
     sys.stdout = log.with_suffix(".txt").open("w", buffering=1)
-    sys.exit(extract.main(command))
+    sys.exit(cli.main(command))
 
 
 @pytest.fixture(scope="module")
@@ -522,7 +522,7 @@ def run_torchrun(theirs: Connection, arguments: list[str], log: Path) -> None:
 
 @needs_kills
 def test_torchrun_on_one_machine(processes: BaseContext, work: Work, tmp_path: Path) -> None:
-    options = ["--standalone", "--nproc-per-node", "2", "-m", "metlib.extract"]
+    options = ["--standalone", "--nproc-per-node", "2", "-m", "metlib"]
     assert start(processes, run_torchrun, [*options, *work.command(tmp_path / "work")], tmp_path / "said").end() == 0
     said = (tmp_path / "said").read_text().splitlines()
     assert Counter(line.split(":")[0] for line in said) == {"database": 2, "val": 2, "test": 2}

@@ -24,7 +24,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metlib import backbone, dataset, extract
+from metlib import backbone, cli, dataset, extract
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Split
 from metlib.descriptors import shards
@@ -252,10 +252,10 @@ def test_images_that_cannot_be_read(split: Split, embedder: Embedder, tmp_path: 
     [
         ({"scales": ()}, "scales must be positive numbers"),
         ({"on_error": "ignore"}, "on_error must be 'raise' or 'skip', got 'ignore'"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"shard_size": 0}, "shard_size must be at least 1, got 0"),
-        ({"workers": 0}, "workers must be at least 1, got 0"),
-        ({"cpus": 0}, "cpus must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"shard_size": 0}, "shard_size must be an integer of at least 1, got 0"),
+        ({"workers": 0}, "workers must be an integer of at least 1, got 0"),
+        ({"cpus": 0}, "cpus must be an integer of at least 1, got 0"),
         ({"gpus": -1}, "gpus must be 0 or more, got -1"),
         ({"images": "abacus://x"}, r"images 'abacus://x': .*abacus.* an address that Ray reads"),
     ],
@@ -436,10 +436,10 @@ def test_the_command_line(
     )
     work = tmp_path / "work"
     given = [str(root), checkpoint, "--work", str(work), "--scales", "1"]
-    assert on_ray.main([*given, "--workers", "3", "--batch-size", "2", "--shard-size", "4"]) == 0
+    assert cli.main(["extract", *given, "--ray", "--workers", "3", "--batch-size", "2", "--shard-size", "4"]) == 0
     names = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
     assert names == ["database", "val", "test"] and here
     monkeypatch.setattr(dataset, "read_image", None)  # nothing is left to do
-    assert extract.main([*given, "--device", "cpu"]) == 0
-    assert on_ray.main([str(tmp_path / "none"), checkpoint]) == 2
+    assert cli.main(["extract", *given, "--device", "cpu"]) == 0
+    assert cli.main(["extract", str(tmp_path / "none"), checkpoint, "--ray"]) == 2
     assert "error: no folder" in capsys.readouterr().err
