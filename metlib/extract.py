@@ -52,7 +52,7 @@ _MOST = 64  # images of a batch
 
 
 class Reader(Protocol):
-    """Something that gives an image's pixels (H, W, 3) uint8 instead of its file; `name` says how they are made."""
+    """Something that gives an image's pixels (H, W, 3) uint8 instead of its file; `name` states how they are made."""
 
     @property
     def name(self) -> str: ...

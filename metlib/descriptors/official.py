@@ -111,7 +111,7 @@ class _Admitted:
 
 
 class _Dtype:
-    """What a pickle says of a dtype: floats of 2, 4 or 8 bytes, in one byte order."""
+    """A dtype as a pickle states it: floats of 2, 4 or 8 bytes, in one byte order."""
 
     __slots__ = ("code", "order")
 
@@ -127,7 +127,7 @@ class _Dtype:
 
 
 class _Array:
-    """What a pickle says of an array, made of its bytes with every length checked."""
+    """An array as a pickle states it, made of its bytes with every length checked."""
 
     __slots__ = ("values",)
 

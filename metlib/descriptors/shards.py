@@ -31,7 +31,7 @@ SHARD = 512
 
 # What must be the same in a folder's recipe and in that of a run that wants to go on there.
 _IDENTITY = ("weights_sha256", "network", "dim", "scales", "images", "images_sha256", "precision", "pixels")
-_KNOWN = 2000  # images whose sizes stay in the recipe: by these a finished folder knows whether images have changed
+_KNOWN = 2000  # images whose sizes stay in the recipe: by these changes are found once a folder is finished
 _RETRY = "this one file and run again"  # what to delete where a plan or a shard is damaged
 
 
@@ -109,7 +109,7 @@ def plan(
     stored = read_array(file, np.int64, (2, n), _RETRY) if file.exists() else None
     if stored is not None and not np.array_equal(np.sort(stored[0]), np.arange(n)):
         raise ValueError(f"{file} is damaged (no order of {n} images): delete {_RETRY}")
-    with ThreadPoolExecutor(workers) as pool, track(total=n, label=f"{label}, looked at") as bar:
+    with ThreadPoolExecutor(workers) as pool, track(total=n, label=f"{label}, inspected") as bar:
         inspected = np.empty((n, 3), np.int64)  # bytes, height, width
         for i, row in enumerate(pool.map(lambda i: _inspect(split.file(i), shape=stored is None), range(n))):
             inspected[i] = row

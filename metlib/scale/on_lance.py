@@ -34,7 +34,7 @@ except ImportError as error:
     raise ModuleNotFoundError(f"no LanceDB ({error}): it is an extra, pip install 'metlib[scale]'") from error
 
 _TABLE = "descriptors"
-_MEMORY = 2**27  # bytes of descriptors looked at together
+_MEMORY = 2**27  # bytes of descriptors in memory at once
 _BATCH = 2**23  # bytes that LanceDB is given at once: four times as many took longer to write
 _CENTRES = 256  # of a code's byte; and the rows that LanceDB's k-means wants for each partition
 _ITERATIONS = 15  # of k-means: LanceDB's own 50 took twice as long to build, for the same recall

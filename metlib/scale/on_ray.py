@@ -41,8 +41,8 @@ except ImportError as error:
     raise ModuleNotFoundError(f"no Ray Data ({error}): it is an extra, pip install 'metlib[scale]'") from error
 
 _BEGINNINGS = 3  # of one shard: Ray would start for ever the workers that it ends
-_HEAD = 2**16  # bytes of an image elsewhere in which its width and height are looked for
-_LOOKING = 32  # threads that look: a file system elsewhere answers slowly, but many at once
+_HEAD = 2**16  # bytes of an image elsewhere that are read to find its width and height
+_INSPECTING = 32  # threads that read these: a file system elsewhere answers slowly, but many at once
 _AGAIN = "can't reach {}. What is finished is kept: run again once the address answers"
 _ERRORS = {"OSError": OSError, "ValueError": ValueError, "RuntimeError": RuntimeError}
 
@@ -85,9 +85,9 @@ def extract(
     recipe = local.make_recipe(split, embedder, scales, precision)
     if finished := shards.find_finished(split, out, recipe, on_error):
         return finished
-    looked = replace(split, most=_HEAD) if isinstance(split, _RemoteSplit) else split
-    lookers = 4 if looked is split else _LOOKING
-    plan = shards.plan(looked, out, recipe, shard_size=shard_size, workers=lookers, label=label)
+    inspected = replace(split, most=_HEAD) if isinstance(split, _RemoteSplit) else split
+    threads = 4 if inspected is split else _INSPECTING
+    plan = shards.plan(inspected, out, recipe, shard_size=shard_size, workers=threads, label=label)
     pending = dict(plan.pending())
     if not pending:
         return shards.join(plan, on_error)
@@ -115,7 +115,7 @@ def _describe_on_ray(
 ) -> Generator[tuple[str, NDArray[np.float32]]]:
     """Describe shards, given with their rows; they come in any order, each as (n, D)."""
     with _connected(address), ExitStack() as afterwards:
-        _check_small_nodes(cpus, gpus)
+        _check_nodes(cpus, gpus)
         begun: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_AttemptCounter).remote()
         afterwards.callback(ray.kill, begun)
         rows = [{"shard": shard, "rows": rows.tolist()} for shard, rows in pending.items()]
@@ -128,7 +128,7 @@ def _describe_on_ray(
             num_gpus=gpus or None,
         )
         data.context.enable_progress_bars = data.context.print_on_execution_start = False
-        log_once("ray_data_progress_manager_disabled")  # Ray would say how to turn its bars on
+        log_once("ray_data_progress_manager_disabled")  # or Ray prints how to turn its bars on
         data.context.execution_no_progress_timeout_s = -1  # a CPU may take longer for a shard than Ray's half an hour
         data.context.max_consecutive_actor_init_deaths = _BEGINNINGS
         for result in _explained(data.iter_rows()):
@@ -144,7 +144,7 @@ def _connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray of our own reports to nobody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray of our own sends no reports
     ray.init(address=address, include_dashboard=False, logging_level=logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
@@ -162,7 +162,7 @@ def _explained(results: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         raise RuntimeError(f"Ray failed: {reason}. What is finished is kept: look above, then run again") from error
 
 
-def _check_small_nodes(cpus: int, gpus: float) -> None:
+def _check_nodes(cpus: int, gpus: float) -> None:
     """Raise ValueError where no node could ever hold a worker: Ray would wait for one."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     kind, wanted = ("GPU", gpus) if gpus else ("CPU", cpus)
@@ -199,7 +199,7 @@ class _Worker:
     def describe(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Describe images: (n, D), NaN where one was skipped."""
         files = [self.split.file(i) for i in rows]
-        images = _check_unreachable(local.decode_ahead(files, self.pool, 4 * self.threads))
+        images = _check_reachable(local.decode_ahead(files, self.pool, 4 * self.threads))
         options = self.device, self.scales, self.precision, self.batch_size, self.on_error
         return local.embed_images(self.ready, images, files, *options)
 
@@ -243,7 +243,7 @@ class _WorkerOnRay:
 
 
 def _at(split: Split, images: str | None) -> Split:
-    """The split with its images where `images` says, as any process finds them."""
+    """The split with its images at `images`, named so that any process finds them."""
     if images is None or "://" not in images:
         return replace(split, root=Path(images or split.root).absolute())
     try:
@@ -271,7 +271,7 @@ class _RemoteSplit(Split):
 
 
 class _Unreachable(Exception):
-    """The file system doesn't answer, which says nothing of the image."""
+    """The file system doesn't answer, so nothing is known of the image."""
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ class _File:
             raise _Unreachable(f"{self.address}: {error}") from error
 
 
-def _check_unreachable(images: Iterable[NDArray[np.uint8] | OSError]) -> Iterator[NDArray[np.uint8] | OSError]:
+def _check_reachable(images: Iterable[NDArray[np.uint8] | OSError]) -> Iterator[NDArray[np.uint8] | OSError]:
     """Raise RuntimeError where the file system, and not the image, is to blame: nothing may be skipped for that."""
     for image in images:
         if isinstance(image, OSError) and isinstance(image.__cause__, _Unreachable):

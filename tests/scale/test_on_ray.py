@@ -399,11 +399,11 @@ def test_errors_of_a_worker_are_values(split: Split, embedder: Embedder, monkeyp
 def test_a_cluster_too_small_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [{"Alive": True, "Resources": {"CPU": 4.0}}, {"Alive": False, "Resources": {"CPU": 9.0, "GPU": 2.0}}]
     monkeypatch.setattr(on_ray.ray, "nodes", lambda: nodes)
-    on_ray._check_small_nodes(4, 0)
+    on_ray._check_nodes(4, 0)
     with pytest.raises(ValueError, match=r"wants 8 CPU, but the largest of the cluster's 1 nodes has 4: lower cpus"):
-        on_ray._check_small_nodes(8, 0)
+        on_ray._check_nodes(8, 0)
     with pytest.raises(ValueError, match=r"wants 0.5 GPU, .* has 0: lower gpus, or add a node"):
-        on_ray._check_small_nodes(1, 0.5)
+        on_ray._check_nodes(1, 0.5)
 
 
 def test_what_ray_raises_is_explained() -> None:
