@@ -6,6 +6,7 @@ Packages that take long to import are imported where a command needs them, so `m
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -267,7 +268,8 @@ def extract(
         if address or images or cpus != 1 or gpus:
             raise ValueError("--address, --images, --cpus and --gpus are options of --ray: add it, or leave them out")
         for name, path, done in extraction.extract_museum(read, network, work, device=device, **options):
-            print(f"{name}: {path}" if done else f"{name}: this rank is done, others aren't", flush=True)
+            waits = f"rank {os.environ.get('RANK', 0)} is done, others aren't"
+            print(f"{name}: {path if done else waits}", flush=True)
         return
     if device:
         raise ValueError("--device is for this machine: with --ray, ask for --gpus")

@@ -1,7 +1,7 @@
 """From images to descriptors, the one slow step: multi-scale, batched by shape, sharded, resumable.
 
-A finished extraction is a folder with `descriptors.npy` (N, D) float32 unit rows, `labels.npy` (N,) int64, and
-`recipe.json`, which says what made them. Source of the scales: Ypsilantis et al., NeurIPS 2021, section 5.
+A finished extraction is a folder with `descriptors.npy` (N, D) float32, L2-normalised rows, `labels.npy` (N,) int64,
+and `recipe.json`, which states what made them. Source of the scales: Ypsilantis et al., NeurIPS 2021, section 5.
 
 From a shell: `metlib extract MUSEUM BACKBONE`. On several devices, or machines that share a file system:
 `torchrun --nproc-per-node 4 -m metlib extract MUSEUM BACKBONE`; the same command again does what was left undone.
@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,14 +29,14 @@ from torch.nn import functional as F
 
 from metlib import __version__, backbone, dataset
 from metlib.backbone import Embedder
+from metlib.common.checks import check_integer
 from metlib.common.device import check_device, find_device
+from metlib.common.files import short_hash
 from metlib.common.progress import track
 from metlib.dataset import Museum, Split
-from metlib.descriptors import Described as Described  # names as themselves: they may be had from here too
-from metlib.descriptors import load_descriptors as load_descriptors
-from metlib.descriptors import load_labels as load_labels
+from metlib.descriptors import Described, load_descriptors, name_folder, read, shards, split_folder
+from metlib.descriptors import load_labels as load_labels  # names as themselves: they may be had from here too
 from metlib.descriptors import load_recipe as load_recipe
-from metlib.descriptors import read, shards, split_folder
 from metlib.descriptors import read_official as read_official
 from metlib.descriptors.shards import SHARD
 
@@ -51,7 +52,7 @@ _MOST = 64  # images of a batch
 
 
 class Reader(Protocol):
-    """Something that gives an image's pixels (H, W, 3) uint8 instead of its file; `name` says how they are made."""
+    """Something that gives an image's pixels (H, W, 3) uint8 instead of its file; `name` states how they are made."""
 
     @property
     def name(self) -> str: ...
@@ -62,12 +63,33 @@ def describe(museum: Museum, embedder: Embedder, work_dir: str | Path, **options
     """Extract all three splits of a museum under `work_dir`, or read what is finished there; options as for `extract`.
 
     Folders state the recipe (museum / backbone and weights / scales / split and image list), so nothing is repeated
-    that a notebook, or another database of the same museum, has done before.
+    that a notebook, or another database of the same museum, has done before. Gives `database` (N, D), `val` and `test`
+    (Q, D), float32, L2-normalised, and the museum without the images that were skipped. Raises as `extract` does.
     """
     folder = name_folder(museum, embedder, work_dir, options.get("scales", SCALES), options.get("precision", "float32"))
     for split, name in museum.splits():
         extract(split, embedder, split_folder(folder, split, name), label=name, **options)
     return read(folder, museum)
+
+
+def describe_split(
+    split: Split,
+    embedder: Embedder,
+    work_dir: str | Path,
+    reader: Reader,
+    *,
+    label: str = "images",
+    scales: Sequence[float] = (1,),
+) -> NDArray[np.float32]:
+    """Describe any images through a reader, or read what is finished: (n, D) float32, L2-normalised rows.
+
+    Folders under `work_dir` state images, network and weights, pixels and scales. Raises as `extract` does.
+    """
+    ways = "-".join(["pixels", re.sub(r"[^a-z0-9]+", "-", reader.name), *(f"{scale:.3g}" for scale in scales)])
+    # By its identity too: runs that froze the trunk share their weights.
+    network = f"{embedder.name}-{embedder.weights_sha256()[:8]}-{short_hash(embedder.identity)}"
+    folder = Path(work_dir, f"{split.root.resolve().parent.name}-{split.sha256[:8]}", network, ways)
+    return load_descriptors(extract(split, embedder, folder, scales=scales, reader=reader, label=label))
 
 
 def extract(
@@ -88,23 +110,24 @@ def extract(
     label: str = "images",
     reader: Reader | None = None,
 ) -> Path:
-    """Describe every image of a split and give the path of `descriptors.npy`, in the folder `out`.
+    """Describe every image of a split and give the path of `descriptors.npy` (N, D) float32, in the folder `out`.
 
-    A descriptor is the sum of the unit descriptors at each scale (the image resized bilinearly, align_corners=False),
-    made unit again. Images keep their native size and are batched with others of the same shape only, so a row is what
-    one-by-one extraction gives. `device` is found by itself (cuda, mps, cpu); `batch_size`, `workers` (threads that
-    decode) and `channels_last` are chosen for it. `precision` "float16" or "bfloat16" computes the network in half
-    precision, which is another recipe; GeM and all sums stay float32. The embedder is left in evaluation mode, and on
-    that device where nothing of it could be folded (`backbone.fold_batch_norm`).
+    A descriptor is the sum of the L2-normalised descriptors at each of `scales` (the image resized bilinearly,
+    align_corners=False), L2-normalised again. Images keep their native size and are batched with others of the same
+    shape only, so a row is what one-by-one extraction gives. `device` is cuda, mps or cpu, by default the fastest here;
+    `batch_size`, `workers` (threads that decode) and `channels_last` are chosen for it. `precision` "float16" or
+    "bfloat16" computes the network in half precision, which is another recipe; GeM and all sums stay float32. The
+    embedder is left in evaluation mode, and on that device where nothing of it could be folded.
     Shards of `shard_size` images are written whole; a run that was killed resumes after the last one, and a finished
-    folder is returned at once. An image that can't be read raises OSError with its path; with `on_error="skip"` it is
-    listed under `skipped` in `recipe.json` and leaves its row out of descriptors and labels.
-    Where a `reader` is given, pixels come from it instead of from the files, and its name is part of the recipe.
+    folder is returned at once. With `on_error="skip"` an image that can't be read is listed under `skipped` in
+    `recipe.json` and leaves its row out of descriptors and labels. Pixels come from `reader` instead of from the files
+    where one is given; its name is part of the recipe.
     Of several `ranks` that run at the same time for one `out`, each describes its share; the last to finish joins all,
     and until then the file isn't there. Otherwise one run at a time for one `out`.
-    Raises ValueError where `out` holds another recipe, or images that changed since (in a finished folder, the
-    number of bytes of up to 2,000 of them is compared, where they still exist).
-    Raises RuntimeError, with an image's path, where the network can't take such images.
+    Raises OSError, with its path, for an image that can't be read; ValueError where `out` holds another recipe, or
+    images that changed since (in a finished folder, the number of bytes of up to 2,000 of them is compared, where they
+    still exist), and for a descriptor that is NaN or zero; RuntimeError, with an image's path, where the network can't
+    take such images.
     """
     check_options(on_error, batch_size=batch_size, shard_size=shard_size, workers=workers)
     if not 0 <= rank < ranks:
@@ -123,28 +146,19 @@ def extract(
         files = (split.file(i) for _, rows in pending for i in rows)
         images = decode_ahead(files, pool, 4 * workers, reader)
         for shard, rows in pending:
-            array = embed_images(
-                ready,
-                islice(images, len(rows)),
-                [split.file(i) for i in rows],
-                device=device,
-                scales=scales,
-                precision=precision,
-                batch_size=batch_size,
-                on_error=on_error,
-                seen=bar.update,
-            )
-            shards.write_shard(plan, shard, array)
+            named, decoded = [split.file(i) for i in rows], islice(images, len(rows))
+            options = device, scales, precision, batch_size, on_error
+            shards.write_shard(plan, shard, embed_images(ready, decoded, named, *options, seen=bar.update))
     return shards.join(plan, on_error)
 
 
 def check_options(on_error: str, **counts: int | None) -> None:
-    """Raise ValueError for an `on_error` other than "raise" and "skip", and for a count below 1; None is no count."""
+    """Raise ValueError for an `on_error` other than "raise" and "skip", and for a count below 1 (None is accepted)."""
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
     for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value!r}")
+        if value is not None:
+            check_integer(name, value, 1)
 
 
 def prepare(embedder: Embedder, device: str, precision: str = "float32", channels_last: bool | None = None) -> Embedder:
@@ -163,25 +177,42 @@ def embed_images(
     embedder: Embedder,
     images: Iterable[NDArray[np.uint8] | OSError],
     files: Sequence[Path],
-    *,
     device: str,
-    scales: Sequence[float] = SCALES,
-    precision: str = "float32",
-    batch_size: int | None = None,
-    on_error: str = "raise",
+    scales: Sequence[float],
+    precision: str,
+    batch_size: int | None,
+    on_error: str,
     seen: Callable[[int], Any] = lambda n: None,
 ) -> NDArray[np.float32]:
     """Describe decoded images: (n, D) float32, a row of NaN where one was skipped.
 
     `embedder` comes from `prepare`, `images` from `decode_ahead(files)`; `files` are named in errors, and `seen` is
-    told how many images each batch had. Raises as `extract` does.
+    called with the number of images of each batch. Raises as `extract` does.
     """
-    array = np.full((len(files), embedder.dim), np.nan, dtype=np.float32)
     most_pixels = _PIXELS["cpu" if torch.device(device).type == "cpu" else "gpu"]
-    batches = _batches(images, batch_size, most_pixels, on_error)
-    for places, described in _describe(embedder, batches, files, device, scales, precision):
-        _check_directionless(described, [files[place] for place in places], embedder.name)
-        array[places] = described
+
+    def describe_batches() -> Iterator[tuple[list[int], Tensor]]:
+        for places, pixels in _batches(images, batch_size, most_pixels, on_error):
+            try:
+                yield places, multiscale(embedder, pixels.to(device), scales, precision)
+            except RuntimeError as error:  # too small for its layers or a scale, or out of memory
+                height, width = pixels.shape[1:3]
+                raise RuntimeError(
+                    f"{embedder.name} can't describe {len(places)} image(s) of {width} x {height} pixels at "
+                    f"scales {tuple(scales)} on {device}, the first {files[places[0]]}: {error}. Lower batch_size "
+                    "where memory is short, or leave such images out of the split"
+                ) from error
+
+    array = np.full((len(files), embedder.dim), np.nan, dtype=np.float32)
+    # Each batch is read when the next is under way, so that a GPU doesn't wait for it.
+    for (places, described), _ in pairwise(chain(describe_batches(), [([], torch.empty(0))])):
+        array[places] = described.cpu().numpy()
+        bad = np.flatnonzero(~(np.linalg.norm(array[places], axis=1) > 0.5))
+        if len(bad):
+            raise ValueError(
+                f"{files[places[bad[0]]]}: {embedder.name} gives a descriptor that is NaN or zero; expected an "
+                "L2-normalised one. Look at the image, then at the weights, or leave the image out of the split"
+            )
         seen(len(places))
     return array
 
@@ -189,54 +220,17 @@ def embed_images(
 def multiscale(
     embedder: Embedder, pixels: Tensor, scales: Sequence[float] = SCALES, precision: str = "float32"
 ) -> Tensor:
-    """Describe one batch of equal shape: uint8 (B, H, W, 3) -> float32 unit rows (B, D), all on one device."""
+    """Describe one batch of equal shape: uint8 (B, H, W, 3) -> float32 (B, D), L2-normalised, on one device."""
     images = pixels.permute(0, 3, 1, 2).float().div(255)  # (B, 3, H, W), channels last in memory
     if all(weight.is_contiguous() for weight in embedder.parameters()):  # the network wasn't made for that layout
         images = images.contiguous()
     half = torch.autocast(images.device.type, PRECISIONS[precision], enabled=precision != "float32")
-    # enabled=True: flags() turns cuDNN off unless told otherwise.
+    # enabled=True: the default of flags() turns cuDNN off.
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), half:
         total = torch.zeros(len(images), embedder.dim, device=images.device)
         for scale in scales:
             total += embedder(images, scale)
         return F.normalize(total, dim=1)
-
-
-def _describe(
-    embedder: Embedder,
-    batches: Iterable[tuple[list[int], Tensor]],
-    files: Sequence[Path],
-    device: str,
-    scales: Sequence[float],
-    precision: str,
-) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-    """Describe batches, each given when the next is under way: a GPU then doesn't wait for the one who reads."""
-    before = None
-    for places, pixels in batches:
-        try:
-            now = places, multiscale(embedder, pixels.to(device), scales, precision)
-        except RuntimeError as error:  # too small for its layers or a scale, or out of memory
-            height, width = pixels.shape[1:3]
-            raise RuntimeError(
-                f"{embedder.name} can't describe {len(places)} image(s) of {width} x {height} pixels at "
-                f"scales {tuple(scales)} on {device}, the first {files[places[0]]}: {error}. Lower batch_size where "
-                "memory is short, or leave such images out of the split"
-            ) from error
-        if before:
-            yield before[0], before[1].cpu().numpy()
-        before = now
-    if before:
-        yield before[0], before[1].cpu().numpy()
-
-
-def _check_directionless(descriptors: NDArray[np.float32], files: Sequence[Path], name: str) -> None:
-    """Raise ValueError, with the image's path, for a descriptor (of n, D) that is NaN or zero; `name` made them."""
-    bad = np.flatnonzero(~(np.linalg.norm(descriptors, axis=1) > 0.5))
-    if len(bad):
-        raise ValueError(
-            f"{files[bad[0]]}: {name} gives a descriptor that is NaN or zero; expected a unit vector. "
-            "Look at the image, then at the weights, or leave the image out of the split"
-        )
 
 
 def decode_ahead(
@@ -268,6 +262,10 @@ def _batches(
 
     Batches are cut in reading order, so memory holds at most one unfinished batch for each shape.
     """
+
+    def stack(batch: list[tuple[int, NDArray[np.uint8]]]) -> tuple[list[int], Tensor]:
+        return [place for place, _ in batch], torch.from_numpy(np.stack([pixels for _, pixels in batch]))
+
     same_shape: dict[tuple[int, ...], list[tuple[int, NDArray[np.uint8]]]] = defaultdict(list)
     for place, pixels in enumerate(images):
         if isinstance(pixels, OSError):
@@ -280,13 +278,8 @@ def _batches(
         batch = same_shape[pixels.shape]
         batch.append((place, pixels))
         if len(batch) >= (batch_size or max(min(most_pixels // (pixels.size // 3), _MOST), 1)):
-            yield _stack(same_shape.pop(pixels.shape))
-    for batch in same_shape.values():
-        yield _stack(batch)
-
-
-def _stack(batch: list[tuple[int, NDArray[np.uint8]]]) -> tuple[list[int], Tensor]:
-    return [place for place, _ in batch], torch.from_numpy(np.stack([pixels for _, pixels in batch]))
+            yield stack(same_shape.pop(pixels.shape))
+    yield from map(stack, same_shape.values())
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:
@@ -304,7 +297,7 @@ def make_recipe(
     precision: str = "float32",
     pixels: str | None = None,
 ) -> dict[str, Any]:
-    """Say what makes these descriptors: first what must be the same to resume, then what is good to know.
+    """Describe how these descriptors are made: first what must be the same to resume, then what is good to know.
 
     `pixels` is how they were made where they aren't those of the files (`Reader.name`).
     Raises ValueError for a split without images, scales that aren't positive numbers, an unknown precision.
@@ -331,14 +324,6 @@ def make_recipe(
         "versions": {"metlib": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("torch", "timm", "numpy", "pillow")},
     }
-
-
-def name_folder(
-    museum: Museum, embedder: Embedder, work_dir: str | Path, scales: Sequence[float], precision: str = "float32"
-) -> Path:
-    """Where under `work_dir` the descriptors of a museum lie: museum / backbone and weights / scales and precision."""
-    ways = "-".join(["scales", *(f"{scale:.3g}" for scale in scales), *([precision] * (precision != "float32"))])
-    return Path(work_dir) / museum.name / f"{embedder.name}-{embedder.weights_sha256()[:8]}" / ways
 
 
 def extract_museum(

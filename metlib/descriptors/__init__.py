@@ -1,16 +1,13 @@
 """Descriptor sets: where they lie, in pieces and whole, the Met authors' file in and out; nothing here needs torch."""
 
-from metlib.descriptors.sets import (
-    OFFICIAL,
-    Described,
-    concatenate,
-    from_official,
+from metlib.descriptors.folders import (
+    DESCRIPTORS,
     load_descriptors,
     load_labels,
     load_recipe,
-    read,
+    name_folder,
     read_array,
-    read_official,
     split_folder,
-    write_official,
 )
+from metlib.descriptors.official import OFFICIAL, read_official, write_official
+from metlib.descriptors.sets import Described, concatenate, from_official, read

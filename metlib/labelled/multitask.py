@@ -7,7 +7,6 @@ are this method: with the trunk frozen, fine-tuned or from scratch.
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +21,11 @@ from scipy.special import log_softmax
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metlib import extract
 from metlib.backbone import Embedder
 from metlib.common.files import replacing, short_hash
 from metlib.common.vectors import as_rows
-from metlib.dataset import Museum, Split
-from metlib.extract import Reader
+from metlib.dataset import Museum
+from metlib.extract import Reader, describe_split
 from metlib.labelled import SPLITS, UNKNOWN, Labelled
 from metlib.train.loop import Method, Plan, Settings, fit
 from metlib.train.loop import name_run as name_run_of
@@ -216,28 +214,6 @@ def describe_collection(
     """
     images = collection.images if split is None else collection.split(split)
     return describe_split(images, embedder, work_dir, reader, label=split or collection.name, scales=scales)
-
-
-def describe_split(
-    images: Split,
-    embedder: Embedder,
-    work_dir: str | Path,
-    reader: Reader,
-    *,
-    label: str = "images",
-    scales: Sequence[float] = (1,),
-) -> NDArray[np.float32]:
-    """Describe any images through a reader, or read what is finished: (n, D) float32 unit rows.
-
-    Folders under `work_dir` state images, network and weights, pixels and scales.
-    """
-    ways = "-".join(["pixels", re.sub(r"[^a-z0-9]+", "-", reader.name), *(f"{scale:.3g}" for scale in scales)])
-    # By its identity too: runs that froze the trunk share their weights.
-    network = f"{embedder.name}-{embedder.weights_sha256()[:8]}-{short_hash(embedder.identity)}"
-    folder = Path(work_dir, f"{images.root.resolve().parent.name}-{images.sha256[:8]}", network, ways)
-    return extract.load_descriptors(
-        extract.extract(images, embedder, folder, scales=scales, reader=reader, label=label)
-    )
 
 
 def train(

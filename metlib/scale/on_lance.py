@@ -2,7 +2,7 @@
 
 Exact search reads the table once, in blocks, for all queries together. The index is IVF-PQ: rows are parted by the
 nearest of some centres and kept as short codes. A query looks into a few partitions and takes the rows whose codes are
-nearest; these candidates are measured again by their true descriptors. What is missed that way, `recall` says.
+nearest; these candidates are measured again by their true descriptors. `recall` measures what is missed that way.
 Source: Jégou et al., Product Quantization for Nearest Neighbor Search, TPAMI 2011 (IVFADC).
 """
 
@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from metlib import knn
+from metlib.common.checks import check_integer
 from metlib.common.files import sync_folder
-from metlib.common.vectors import as_rows
+from metlib.common.vectors import as_rows, slices
+from metlib.descriptors import load_descriptors
 from metlib.knn import Neighbours
 
 try:
@@ -32,7 +34,7 @@ except ImportError as error:
     raise ModuleNotFoundError(f"no LanceDB ({error}): it is an extra, pip install 'metlib[scale]'") from error
 
 _TABLE = "descriptors"
-_MEMORY = 2**27  # bytes of descriptors looked at together
+_MEMORY = 2**27  # bytes of descriptors in memory at once
 _BATCH = 2**23  # bytes that LanceDB is given at once: four times as many took longer to write
 _CENTRES = 256  # of a code's byte; and the rows that LanceDB's k-means wants for each partition
 _ITERATIONS = 15  # of k-means: LanceDB's own 50 took twice as long to build, for the same recall
@@ -41,24 +43,36 @@ _ITERATIONS = 15  # of k-means: LanceDB's own 50 took twice as long to build, fo
 def write_table(descriptors: ArrayLike | str | Path, folder: str | Path) -> Path:
     """Write descriptors as a LanceDB table with the columns `row` (int64) and `vector` (D float32); gives `folder`.
 
-    `descriptors` are unit rows (N, D): an array, a memory map, or the path of a `descriptors.npy` or of its folder.
-    They are read in blocks, so they may be larger than memory. The table appears whole or not at all, and replaces
-    the one that was there, with its index.
-    Raises ValueError for rows that are NaN, infinite, zero or not unit (to 0.001) and for a damaged file;
+    `descriptors` (N, D) have L2-normalised rows: an array, a memory map, or the path of a `descriptors.npy` or of its
+    folder. They are read in blocks, so they may be larger than memory. The table appears whole or not at all, and
+    replaces the one that was there, with its index.
+    Raises ValueError for rows that are NaN, infinite, zero or of another norm than 1 (to 0.001) and for a damaged file;
     FileExistsError where `folder` holds anything but such a table; OSError where LanceDB can't write.
     """
-    rows, folder = _as_array(descriptors), Path(folder).resolve()
+    in_file = isinstance(descriptors, str | Path)
+    rows = load_descriptors(str(descriptors), mapped=True) if in_file else np.asarray(descriptors)
+    folder = Path(folder).resolve()
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ValueError(f"descriptors must be (N, D) with rows as vectors and N, D > 0, got shape {rows.shape}")
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= {f"{_TABLE}.lance"}):
         raise FileExistsError(f"{folder} holds something else than a table of descriptors: name another folder")
-    for start, block in _parts(rows):  # first, since LanceDB would hide these errors within its own
-        _check_not_unit(block, f"descriptors[{start}:{start + len(block)}]")
+    blocks = list(slices(len(rows), _BATCH // (4 * rows.shape[1])))
+    for block in blocks:  # first, since LanceDB would hide these errors within its own
+        name = f"descriptors[{block.start}:{min(block.stop, len(rows))}]"
+        norms = np.linalg.norm(as_rows(rows[block], name), axis=1)
+        far = np.flatnonzero(np.abs(norms - 1) > 1e-3)
+        if len(far):
+            raise ValueError(
+                f"{name}: row {far[0]} has norm {norms[far[0]]:.4g} ({len(far)} such rows), expected 1: "
+                "metlib.common.vectors.unit divides rows by their norms"
+            )
     vector = pa.list_(pa.float32(), rows.shape[1])
     schema = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("vector", vector, nullable=False)])
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for start, block in _parts(rows):
-            values = pa.array(np.ascontiguousarray(block, np.float32).reshape(-1))
-            numbers = pa.array(np.arange(start, start + len(block), dtype=np.int64))
+        for block in blocks:
+            part = np.ascontiguousarray(rows[block], np.float32)
+            values, numbers = pa.array(part.reshape(-1)), pa.array(np.arange(block.start, block.start + len(part)))
             yield pa.record_batch([numbers, pa.FixedSizeListArray.from_arrays(values, type=vector)], schema=schema)
 
     with _replacing(folder) as unfinished, _explained(folder):
@@ -83,15 +97,11 @@ def build_index(folder: str | Path, *, partitions: int | None = None, subvectors
         partitions = max(n // 4096, 1)
     if subvectors is None:
         subvectors = next(m for m in range(1, D + 1) if D % m == 0 and 4 * m >= D)
-    if not isinstance(partitions, int | np.integer) or not 1 <= partitions <= n // _CENTRES:
-        raise ValueError(
-            f"partitions must be an integer from 1 to {n // _CENTRES}, one for {_CENTRES} of the {n} rows, "
-            f"got {partitions!r}"
-        )
+    check_integer("partitions", partitions, 1, n // _CENTRES, f"one for {_CENTRES} of the {n} rows")
     if not isinstance(subvectors, int | np.integer) or subvectors < 1 or D % subvectors:
         raise ValueError(f"subvectors must be an integer that divides {D} dimensions, got {subvectors!r}")
     with _explained(folder):
-        # Of unit rows, cosine orders as the inner product does. LanceDB's "dot" parts them worse.
+        # Of L2-normalised rows, cosine orders as the inner product does. LanceDB's "dot" parts them worse.
         config = IvfPq(
             distance_type="cosine",
             num_partitions=int(partitions),
@@ -126,25 +136,18 @@ def search(
     queries = as_rows(queries, "query descriptors")
     if queries.shape[1] != D:
         raise ValueError(f"queries have {queries.shape[1]} dimensions, the table {D}: describe both alike")
-    if not isinstance(k, int | np.integer) or not 1 <= k <= n:
-        raise ValueError(f"k must be an integer from 1 to the {n} rows of the table, got {k!r}")
-    for name, value in (("probes", probes), ("refine", refine)):
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be an integer, 1 or more, got {value!r}")
+    check_integer("k", k, 1, n, "the rows of the table")
+    check_integer("probes", probes, 1)
+    check_integer("refine", refine, 1)
     with _explained(folder):
         if exact:
             return _scan(table, queries, int(k))
         if not table.list_indices():
             raise ValueError(f"{folder} has no index: build_index makes it, or search with exact=True")
         wanted = min(int(k * refine), n)
-        step = max(_MEMORY // (4 * D * wanted), 1)
-        parts = [
-            _probe(table, queries[start : start + step], int(k), wanted, int(probes))
-            for start in range(0, len(queries), step)
-        ]
-    return Neighbours(
-        np.concatenate([part.similarities for part in parts]), np.concatenate([part.indices for part in parts])
-    )
+        blocks = slices(len(queries), _MEMORY // (4 * D * wanted))
+        found = [_probe(table, queries[block], int(k), wanted, int(probes)) for block in blocks]
+    return Neighbours(np.vstack([near.similarities for near in found]), np.vstack([near.indices for near in found]))
 
 
 def recall(found: Neighbours, exact: Neighbours) -> float:
@@ -183,17 +186,14 @@ def _probe(table: Table, queries: NDArray[np.float32], k: int, wanted: int, prob
         again, more = _candidates(table, queries[short], wanted, table.count_rows())
         keep = ~np.isin(asked, short)
         asked, rows = np.concatenate([asked[keep], short[again]]), np.concatenate([rows[keep], more])
-    order = np.lexsort((rows, asked))
+    order = np.lexsort((rows, asked))  # each query's candidates in row order, so that ties come in it
     distinct, places = np.unique(rows[order], return_inverse=True)  # many queries share candidates: read them once
     vectors = _vectors(table.take_offsets(distinct.tolist()).select(["row", "vector"]).to_arrow(), distinct)
     similarities, indices = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
     ends = np.cumsum(np.bincount(asked, minlength=len(queries)))
     for query, own in enumerate(np.split(places, ends[:-1])):
-        # (C,), as knn.search measures them
-        true = np.einsum("cd,d->c", vectors[own].astype(np.float64), queries[query].astype(np.float64))
-        exact = true.astype(np.float32)
-        best = np.argsort(-exact, kind="stable")[:k]
-        similarities[query], indices[query] = exact[best], distinct[own[best]]
+        near = knn.search(vectors[own], queries[query : query + 1], k)
+        similarities[query], indices[query] = near.similarities[0], distinct[own[near.indices[0]]]
     return Neighbours(similarities, indices)
 
 
@@ -233,39 +233,6 @@ def _open(folder: str | Path) -> tuple[Table, int, int]:
     return table, n, D
 
 
-def _as_array(descriptors: ArrayLike | str | Path) -> NDArray[np.floating]:
-    """Descriptors (N, D) as they are, from a file as a memory map."""
-    if isinstance(descriptors, str | Path):
-        file = Path(descriptors)
-        file = file / "descriptors.npy" if file.is_dir() else file
-        try:
-            array: NDArray[np.floating] = np.lib.format.open_memmap(file, mode="r")
-        except (ValueError, EOFError, OverflowError) as error:
-            raise ValueError(f"{file} is damaged, or no .npy of numbers ({error}): extract again") from error
-    else:
-        array = np.asarray(descriptors)
-    if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(f"descriptors must be (N, D) with rows as vectors and N, D > 0, got shape {array.shape}")
-    return array
-
-
-def _parts(rows: NDArray[np.floating]) -> Iterator[tuple[int, NDArray[np.floating]]]:
-    """Rows a batch at a time, each with the number of its first."""
-    step = max(_BATCH // (4 * rows.shape[1]), 1)
-    for start in range(0, len(rows), step):
-        yield start, rows[start : start + step]
-
-
-def _check_not_unit(block: NDArray[np.floating], name: str) -> None:
-    norms = np.linalg.norm(as_rows(block, name), axis=1)
-    far = np.flatnonzero(np.abs(norms - 1) > 1e-3)
-    if len(far):
-        raise ValueError(
-            f"{name}: row {far[0]} has norm {norms[far[0]]:.4g} ({len(far)} such rows), expected 1: "
-            "metlib.common.vectors.unit makes them unit"
-        )
-
-
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` that takes its name only when the block ends well."""
@@ -290,7 +257,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _explained(folder: str | Path) -> Iterator[None]:
-    """LanceDB's errors, which are RuntimeErrors with places in its source, as OSErrors that say what to do."""
+    """Turn LanceDB's errors, RuntimeErrors with places in its source, into OSErrors with the way out."""
     try:
         yield
     except RuntimeError as error:

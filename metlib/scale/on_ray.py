@@ -1,8 +1,8 @@
 """Extraction on Ray Data: a cluster's workers describe, the driver writes the very shards of `metlib.extract`.
 
 A row of the dataset is a shard: a worker reads its images and describes them as `metlib.extract` would. Ray starts a
-worker that was killed again and gives it the same shard. Ray's own `read_images` isn't used: it leaves a photograph on
-its side (EXIF) and reads 16-bit grey in another way, which would be other descriptors.
+worker that was killed again and gives it the same shard. Ray's own `read_images` isn't used: it ignores the EXIF
+orientation and reads 16-bit grey in another way, which would be other descriptors.
 
 From a shell: `metlib extract MUSEUM BACKBONE --ray --workers 8 --gpus 1 --address auto`. Every node needs
 metlib, of the same version, and the images: in a folder that all nodes share, or at an address that Ray reads.
@@ -30,7 +30,7 @@ from metlib import extract as local
 from metlib.backbone import Embedder
 from metlib.common.progress import track
 from metlib.dataset import Museum, Split
-from metlib.descriptors import shards, split_folder
+from metlib.descriptors import DESCRIPTORS, name_folder, shards, split_folder
 
 try:
     import ray
@@ -41,8 +41,8 @@ except ImportError as error:
     raise ModuleNotFoundError(f"no Ray Data ({error}): it is an extra, pip install 'metlib[scale]'") from error
 
 _BEGINNINGS = 3  # of one shard: Ray would start for ever the workers that it ends
-_HEAD = 2**16  # bytes of an image elsewhere in which its width and height are looked for
-_LOOKING = 32  # threads that look: a file system elsewhere answers slowly, but many at once
+_HEAD = 2**16  # bytes of an image elsewhere that are read to find its width and height
+_INSPECTING = 32  # threads that read these: a file system elsewhere answers slowly, but many at once
 _AGAIN = "can't reach {}. What is finished is kept: run again once the address answers"
 _ERRORS = {"OSError": OSError, "ValueError": ValueError, "RuntimeError": RuntimeError}
 
@@ -85,23 +85,15 @@ def extract(
     recipe = local.make_recipe(split, embedder, scales, precision)
     if finished := shards.find_finished(split, out, recipe, on_error):
         return finished
-    looked = replace(split, most=_HEAD) if isinstance(split, _RemoteSplit) else split
-    lookers = 4 if looked is split else _LOOKING
-    plan = shards.plan(looked, out, recipe, shard_size=shard_size, workers=lookers, label=label)
+    inspected = replace(split, most=_HEAD) if isinstance(split, _RemoteSplit) else split
+    threads = 4 if inspected is split else _INSPECTING
+    plan = shards.plan(inspected, out, recipe, shard_size=shard_size, workers=threads, label=label)
     pending = dict(plan.pending())
     if not pending:
         return shards.join(plan, on_error)
-    worker = _Worker(
-        split=split,
-        embedder=copy.deepcopy(embedder).cpu().eval(),
-        device="cuda" if gpus else "cpu",
-        threads=4 * cpus,
-        scales=scales,
-        precision=precision,
-        channels_last=channels_last,
-        batch_size=batch_size,
-        on_error=on_error,
-    )
+    device, travelling = "cuda" if gpus else "cpu", copy.deepcopy(embedder).cpu().eval()
+    options = scales, precision, channels_last, batch_size, on_error
+    worker = _Worker(split, travelling, device, 4 * cpus, *options)
     done = len(split) - sum(map(len, pending.values()))
     with (
         track(total=len(split), done=done, label=label) as bar,
@@ -123,7 +115,7 @@ def _describe_on_ray(
 ) -> Generator[tuple[str, NDArray[np.float32]]]:
     """Describe shards, given with their rows; they come in any order, each as (n, D)."""
     with _connected(address), ExitStack() as afterwards:
-        _check_small_nodes(cpus, gpus)
+        _check_nodes(cpus, gpus)
         begun: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_AttemptCounter).remote()
         afterwards.callback(ray.kill, begun)
         rows = [{"shard": shard, "rows": rows.tolist()} for shard, rows in pending.items()]
@@ -136,7 +128,7 @@ def _describe_on_ray(
             num_gpus=gpus or None,
         )
         data.context.enable_progress_bars = data.context.print_on_execution_start = False
-        log_once("ray_data_progress_manager_disabled")  # Ray would say how to turn its bars on
+        log_once("ray_data_progress_manager_disabled")  # or Ray prints how to turn its bars on
         data.context.execution_no_progress_timeout_s = -1  # a CPU may take longer for a shard than Ray's half an hour
         data.context.max_consecutive_actor_init_deaths = _BEGINNINGS
         for result in _explained(data.iter_rows()):
@@ -152,7 +144,7 @@ def _connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray of our own reports to nobody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray of our own sends no reports
     ray.init(address=address, include_dashboard=False, logging_level=logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
@@ -170,7 +162,7 @@ def _explained(results: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         raise RuntimeError(f"Ray failed: {reason}. What is finished is kept: look above, then run again") from error
 
 
-def _check_small_nodes(cpus: int, gpus: float) -> None:
+def _check_nodes(cpus: int, gpus: float) -> None:
     """Raise ValueError where no node could ever hold a worker: Ray would wait for one."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     kind, wanted = ("GPU", gpus) if gpus else ("CPU", cpus)
@@ -207,16 +199,9 @@ class _Worker:
     def describe(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Describe images: (n, D), NaN where one was skipped."""
         files = [self.split.file(i) for i in rows]
-        return local.embed_images(
-            self.ready,
-            _check_unreachable(local.decode_ahead(files, self.pool, 4 * self.threads)),
-            files,
-            device=self.device,
-            scales=self.scales,
-            precision=self.precision,
-            batch_size=self.batch_size,
-            on_error=self.on_error,
-        )
+        images = _check_reachable(local.decode_ahead(files, self.pool, 4 * self.threads))
+        options = self.device, self.scales, self.precision, self.batch_size, self.on_error
+        return local.embed_images(self.ready, images, files, *options)
 
 
 class _AttemptCounter:
@@ -252,14 +237,13 @@ class _WorkerOnRay:
                 )
             return result | {"array": self.worker.describe(row["rows"]).tobytes()}
         except Exception as error:
-            for name, kind in _ERRORS.items():
-                if isinstance(error, kind):
-                    return result | {"error": name, "message": str(error)}
-            return result | {"error": "RuntimeError", "message": f"{type(error).__name__}: {error}"}
+            name = next((name for name, kind in _ERRORS.items() if isinstance(error, kind)), None)
+            message = str(error) if name else f"{type(error).__name__}: {error}"
+            return result | {"error": name or "RuntimeError", "message": message}
 
 
 def _at(split: Split, images: str | None) -> Split:
-    """The split with its images where `images` says, as any process finds them."""
+    """The split with its images at `images`, named so that any process finds them."""
     if images is None or "://" not in images:
         return replace(split, root=Path(images or split.root).absolute())
     try:
@@ -287,7 +271,7 @@ class _RemoteSplit(Split):
 
 
 class _Unreachable(Exception):
-    """The file system doesn't answer, which says nothing of the image."""
+    """The file system doesn't answer, so nothing is known of the image."""
 
 
 @dataclass(frozen=True)
@@ -321,7 +305,7 @@ class _File:
             raise _Unreachable(f"{self.address}: {error}") from error
 
 
-def _check_unreachable(images: Iterable[NDArray[np.uint8] | OSError]) -> Iterator[NDArray[np.uint8] | OSError]:
+def _check_reachable(images: Iterable[NDArray[np.uint8] | OSError]) -> Iterator[NDArray[np.uint8] | OSError]:
     """Raise RuntimeError where the file system, and not the image, is to blame: nothing may be skipped for that."""
     for image in images:
         if isinstance(image, OSError) and isinstance(image.__cause__, _Unreachable):
@@ -334,9 +318,9 @@ def extract_museum(
 ) -> Iterator[tuple[str, Path]]:
     """Describe the splits of a museum on Ray, into the folders of `metlib.extract`; give each one's name and path."""
     scales, precision = options.get("scales", local.SCALES), options.get("precision", "float32")
-    folder = local.name_folder(museum, embedder, work_dir, scales, precision)
-    folders = [(split, split_folder(folder, split, name), name) for split, name in museum.splits()]
-    finished = all((out / "descriptors.npy").exists() for _, out, _ in folders)
+    folder = name_folder(museum, embedder, work_dir, scales, precision)
+    outs = [split_folder(folder, split, name) for split, name in museum.splits()]
+    finished = all((out / DESCRIPTORS).exists() for out in outs)
     with nullcontext() if finished else _connected(address):  # once for all three
-        for split, out, name in folders:
+        for (split, name), out in zip(museum.splits(), outs, strict=True):
             yield name, extract(split, embedder, out, label=name, address=address, **options)

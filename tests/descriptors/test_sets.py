@@ -1,15 +1,10 @@
-"""Descriptor sets: folders and the authors' pickle read for a museum's own lists; pickles that want to do more."""
+"""Descriptor sets: folders and the authors' pickle read for a museum's own lists, and sets joined."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 import pickle
-import pickletools
-import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,18 +16,7 @@ from numpy.typing import NDArray
 from metlib import dataset, descriptors, extract
 from metlib.common.files import sha256
 from metlib.dataset import Museum, Split
-from metlib.descriptors import (
-    OFFICIAL,
-    Described,
-    concatenate,
-    from_official,
-    load_descriptors,
-    load_labels,
-    load_recipe,
-    read,
-    read_official,
-    write_official,
-)
+from metlib.descriptors import OFFICIAL, Described, concatenate, from_official, read, read_official, write_official
 
 SIZES = {"database": 8, "val": 5, "test": 6}
 
@@ -213,38 +197,6 @@ def test_an_unfinished_split_is_named(museum: Museum, tmp_path: Path) -> None:
         read(tmp_path, museum)
 
 
-def test_readers_refuse_what_is_not_there_or_damaged(tmp_path: Path) -> None:
-    for missing in (tmp_path / "none", tmp_path / "none" / "descriptors.npy"):
-        with pytest.raises(FileNotFoundError, match=r"descriptors.*isn't finished|none.*isn't finished"):
-            load_descriptors(missing)
-    path = tmp_path / "descriptors.npy"
-    np.save(path, np.ones((10, 96), np.float32))
-    np.save(tmp_path / "labels.npy", np.arange(10))
-    assert np.array_equal(load_descriptors(tmp_path), np.ones((10, 96))) and len(load_labels(path)) == 10
-    good = path.read_bytes()
-    huge = good.replace(b"(10, 96)", b"(9999999999, 96)".ljust(8))
-    damaged = {"cut": good[:-5], "empty": b"", "text": b"hello", "zip": b"PK\x03\x04" + good, "huge": huge}
-    for content in damaged.values():
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"descriptors\.npy is damaged"):
-            load_descriptors(path)
-    for array in (np.ones((3, 4)), np.ones(4, np.float32)):
-        np.save(path, array)
-        with pytest.raises(ValueError, match="expected float32 with 2 axes"):
-            load_descriptors(path)
-    for bad, word in ((np.nan, "NaN"), (0, "zero")):
-        np.save(path, np.full((2, 3), bad, np.float32))
-        with pytest.raises(ValueError, match=word):
-            load_descriptors(path)
-    np.save(path, np.array([{}]), allow_pickle=True)
-    with pytest.raises(ValueError, match="damaged"):
-        load_descriptors(path)
-    for text in ("{", "[1]"):
-        (path.parent / "recipe.json").write_text(text)
-        with pytest.raises(ValueError, match=r"recipe.json"):
-            load_recipe(path)
-
-
 # --- the authors' pickle for a museum -------------------------------------------------------------------------------
 
 
@@ -266,34 +218,6 @@ def test_plain_pickle_reads_what_we_write(museum: Museum, tmp_path: Path) -> Non
     for name, key in OFFICIAL.items():
         assert content[key].dtype == np.float32 and content[key].flags.writeable
         np.testing.assert_array_equal(content[key], getattr(described, name))
-
-
-def test_what_we_write_names_numpy_as_every_version_does(tmp_path: Path) -> None:
-    arrays = {"a": np.ones((2, 3), np.float32), "b": np.asfortranarray(np.ones((3, 2), np.float64))}
-    data = write_official(tmp_path / "x.pkl", arrays).read_bytes()
-    opcodes = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(data)]
-    assert opcodes[0] == ("PROTO", 4) and opcodes[1][0] == "FRAME"
-    assert [argument for name, argument in opcodes if name == "GLOBAL"] == ["numpy.core.multiarray _reconstruct"]
-    texts = [argument for name, argument in opcodes if "UNICODE" in name]
-    assert texts == ["a", "numpy", "ndarray", "dtype", "f4", "<", "b"]  # what comes again is from the memo
-    assert b"_core" not in data
-    assert read_official(tmp_path / "x.pkl")["b"].dtype == np.float32
-
-
-def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path) -> None:
-    path = write_official(tmp_path / "x.pkl", {"a": np.ones((2, 3))})
-    before = path.read_bytes()
-    bad: dict[str, Mapping[Any, Any]] = {
-        "row 1 is NaN": {"a": np.array([[1.0], [np.nan]])},
-        "row 0 is zero": {"a": np.zeros((2, 2))},
-        "must be .N, D.": {"a": np.ones(3)},
-        "expected arrays by name": {},
-        r"got \[3\]": {3: np.ones((2, 2))},
-    }
-    for message, arrays in bad.items():
-        with pytest.raises(ValueError, match=message):
-            write_official(path, arrays)
-    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
 def test_missing_descriptors_are_named(museum: Museum, tmp_path: Path) -> None:
@@ -345,7 +269,8 @@ def test_rows_of_another_length_are_made_unit(museum: Museum, tmp_path: Path) ->
     rows = rows_of(museum)
     long = {name: array * 7 for name, array in rows.items()}
     described = from_official(official_of(museum, tmp_path / "x.pkl", **long), museum)
-    half = from_official(write(tmp_path, {OFFICIAL[n]: a.astype("f2") for n, a in rows.items()}), museum)
+    (tmp_path / "half.pkl").write_bytes(pickle.dumps({OFFICIAL[n]: a.astype("f2") for n, a in rows.items()}))
+    half = from_official(tmp_path / "half.pkl", museum)
     for name, array in rows.items():
         np.testing.assert_allclose(getattr(described, name), array, atol=1e-6)
         np.testing.assert_array_equal(getattr(half, name), array.astype("f2").astype("f4"))  # unit enough
@@ -399,145 +324,3 @@ def test_sets_of_other_images_are_refused(museum: Museum) -> None:
     assert "database row 6 is 'MET/6/0.jpg' (label 6) in the first, no row 6 in the other (8 and 6 images)" in message
     with pytest.raises(ValueError, match="no descriptor sets"):
         concatenate([])
-
-
-# --- pickles that want to do more ------------------------------------------------------------------------------------
-
-
-def official(dtype: str = "<f4") -> dict[str, NDArray[Any]]:
-    generator = np.random.default_rng(0)
-    sizes = {"train_descriptors": 5, "val_descriptors": 3, "test_descriptors": 4}
-    return {name: generator.normal(size=(n, 6)).astype(dtype) for name, n in sizes.items()}
-
-
-def write(tmp_path: Path, content: Any, protocol: int = 4) -> Path:
-    path = tmp_path / "descriptors.pkl"
-    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol))
-    return path
-
-
-@pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])
-def test_the_authors_arrays_come_back(protocol: int, dtype: str, tmp_path: Path) -> None:
-    content = official(dtype)
-    content["val_descriptors"] = np.asfortranarray(content["val_descriptors"])
-    content["test_descriptors"] = content["test_descriptors"][::2]
-    read = read_official(write(tmp_path, content, protocol))
-    assert list(read) == list(content)
-    for name, array in read.items():
-        assert array.dtype == np.float32 and array.flags.c_contiguous and array.flags.writeable
-        np.testing.assert_array_equal(array, content[name].astype(np.float32))
-
-
-@pytest.mark.parametrize("protocol", [0, 2])
-def test_files_of_either_numpy_are_read(protocol: int, tmp_path: Path) -> None:
-    data = pickle.dumps(official(), protocol)
-    old, new = (data.replace(b"numpy._core", b"numpy.core"), data.replace(b"numpy.core", b"numpy._core"))
-    assert old != new or np.__version__ < "2"
-    for version in (old, new):
-        np.testing.assert_array_equal(
-            read_official(write(tmp_path, version))["val_descriptors"], official()["val_descriptors"]
-        )
-
-
-class Calls:
-    """Pickles as a call of anything with anything, and then a state."""
-
-    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
-        self.how = (function, arguments) if state is None else (function, arguments, state)
-
-    def __reduce__(self) -> Any:
-        return self.how
-
-
-RECONSTRUCT = np.zeros(1).__reduce__()[0]
-FROMBUFFER = np.zeros(1).__reduce_ex__(5)[0]
-F4 = np.dtype("<f4")
-
-
-def array_of(*state: Any) -> Calls:
-    return Calls(RECONSTRUCT, np.ndarray, (0,), b"b", state=state)
-
-
-def wild() -> Calls:
-    """Two made-up pointers as Python objects, which numpy's own __setstate__ accepts."""
-    objects = Calls(np.dtype, "O8", False, True, state=(3, "|", None, None, None, -1, -1, 0))
-    return array_of(1, (2,), objects, False, b"\x41" * 16)
-
-
-def hostile(marker: str) -> dict[str, Any]:
-    touch = f"open({marker!r}, 'w').close()"
-    rows = b"\0" * 16
-    return {
-        "os.system": Calls(os.system, f"touch {marker}"),
-        "eval": Calls(eval, touch),
-        "exec nested": {"train_descriptors": [({"x": Calls(exec, touch)},)]},
-        "subprocess": Calls(subprocess.Popen, ["touch", marker]),
-        "open": Calls(io.open, marker, "w"),
-        "as a state": Calls(RECONSTRUCT, np.ndarray, (0,), b"b", state=Calls(eval, touch)),
-        "as an argument": Calls(np.dtype, Calls(eval, touch), False, True),
-        "numpy.load": f"cnumpy\nload\n(V{marker}\ntR.".encode(),
-        "numpy.save": b"cnumpy\nsave\n(V" + marker.encode() + b"\nI1\ntR.",
-        "numpy file": b"cnumpy\nndarray.tofile\n(V" + marker.encode() + b"\ntR.",
-        "stack global": b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c" + bytes([len("touch " + marker)])
-        + f"touch {marker}".encode() + b"\x85R.",
-        "inst": f"(S'touch {marker}'\nios\nsystem\n.".encode(),
-        "runpy": b"crunpy\nrun_path\n(Vx.py\ntR.",
-        "objects": {"x": np.array([[1, "a"]], dtype=object)},
-        "records": {"x": np.zeros((2, 2), dtype=[("a", "f4")])},
-        "texts": {"x": np.array([["a"]])},
-        "integers": {"x": np.zeros((2, 2), dtype=int)},
-        "1-D": {"x": np.zeros(3, dtype=np.float32)},
-        "3-D": {"x": np.zeros((3, 3, 3), dtype=np.float32)},
-        "scalar": {"x": np.float32(3)},
-        "list": [np.zeros((2, 2), dtype=np.float32)],
-        "array": np.zeros((2, 2), dtype=np.float32),
-        "number": {"x": 3},
-        "dtype": {"x": F4},
-        "bytes": {"x": b"abc"},
-        "key": {3: np.zeros((2, 2), dtype=np.float32)},
-        "nothing": {},
-        "huge shape": {"x": array_of(1, (2**40, 2**20), F4, False, rows)},
-        "overflowing shape": {"x": array_of(1, (2**62, 4), F4, False, rows)},
-        "negative shape": {"x": array_of(1, (-1, 2), F4, False, rows)},
-        "no values": {"x": Calls(RECONSTRUCT, np.ndarray, (0,), b"b")},
-        "huge ndarray": {"x": Calls(np.ndarray, (2**20, 2**20))},
-        "ndarray": {"x": Calls(np.ndarray, (2, 2))},
-        "huge buffer": {"x": Calls(FROMBUFFER, rows, F4, (2**40, 4), "C")},
-        "text buffer": {"x": Calls(FROMBUFFER, "0000", F4, (1, 1), "C")},
-        "order": {"x": Calls(FROMBUFFER, rows, F4, (2, 2), "X")},
-        "pointers": {"x": wild()},
-        "pointers followed": {"x": Calls(FROMBUFFER, b"1234", np.dtype("u1"), wild(), "C")},
-        "dtype state": {"x": array_of(1, (2, 2), Calls(np.dtype, "f4", False, True, state=(3, 5, 5, 5)), False, rows)},
-        "codec": {"x": b"c_codecs\nencode\n(Vabc\nVzip\ntR."},
-        "raw codec": b"c_codecs\nencode\n(Vabc\nVzip\ntR.",
-        "codec of a kind": b"c_codecs\nencode\n(I3\nVlatin1\ntR.",
-        "state of a function": b"c_codecs\nencode\n}S'__globals__'\nI1\nsb.",
-        "slots of a function": b"c_codecs\nencode\n(N}S'__defaults__'\n)stb.",
-        "extension": b"\x80\x02\x82\x01.",
-        "persistent": b"Pabc\n.",
-        "deep": b"(" * 200_000 + b"t" * 200_000 + b".",
-        "empty": b"",
-        "garbage": b"\x00\xff garbage",
-        "torch": b"\x80\x02ctorch._utils\n_rebuild_tensor\n(tR.",
-        "truncated": pickle.dumps(official(), 4)[:-50],
-        "cut short": pickle.dumps(official(), 2)[:40],
-        "long": b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f" + b"abc.",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("case", hostile("/marker"))
-def test_a_hostile_or_damaged_pickle_runs_nothing(case: str, tmp_path: Path) -> None:
-    marker = tmp_path / "ran"
-    content = hostile(str(marker))[case]
-    for protocol in (2, 4, 5):
-        with pytest.raises(ValueError, match=r"descriptors\.pkl"):
-            read_official(write(tmp_path, content, protocol))
-    time.sleep(0.05 if case == "subprocess" else 0)
-    assert [p.name for p in tmp_path.iterdir()] == ["descriptors.pkl"]
-    read_official(write(tmp_path, official()))  # and it left nothing changed behind
-
-
-def test_a_missing_pickle(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.pkl"):
-        read_official(tmp_path / "none.pkl")

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from metlib import backbone, dataset, extract
+from metlib import backbone, cli, dataset, extract
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Split
 from metlib.descriptors import load_descriptors, load_labels, load_recipe, shards
@@ -74,7 +74,7 @@ def lying(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def refuse_any_loss(split: Split, out: Path) -> None:
+def check_nothing_lost(split: Split, out: Path) -> None:
     """Every row in its place, and nothing else in the folder."""
     assert np.array_equal(load_descriptors(out), rows_of(np.arange(len(split))))
     assert np.array_equal(load_labels(out), split.labels)
@@ -112,7 +112,7 @@ def test_a_folder_is_filled_by_several_ranks_and_joined_by_the_last(split: Split
         assert len(fill(planned, rank=rank, ranks=3)) == 1
         path = join(planned, "raise")
         assert path == out / "descriptors.npy" and path.exists() == (rank == 1)
-    refuse_any_loss(split, out)
+    check_nothing_lost(split, out)
     assert find_finished(split, out, RECIPE, "raise") == path
     recipe = load_recipe(out)
     assert recipe.pop("sizes") == {f"{i}.png": split.file(i).stat().st_size for i in range(10)}
@@ -153,7 +153,7 @@ def test_a_damaged_or_foreign_plan_is_named(case: str, split: Split, tmp_path: P
     again = cut(split, out)
     assert list(again.shards) == names and not list(again.pending())  # nothing else was lost
     join(again, "raise")
-    refuse_any_loss(split, out)
+    check_nothing_lost(split, out)
 
 
 # --- images that come and go ----------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_an_image_that_went_after_its_shard_was_finished_changes_nothing(split: 
     assert list(again.shards) == list(first.shards) and again.shards[done[0]][0] == 1
     assert fill(again) == [shard for shard in first.shards if shard not in done]
     join(again, "raise")
-    refuse_any_loss(split, out)
+    check_nothing_lost(split, out)
     assert find_finished(split, out, RECIPE, "raise")
     split.file(1).write_bytes(content)
     assert find_finished(split, out, RECIPE, "raise")  # as it was: it didn't change
@@ -209,7 +209,7 @@ def test_an_image_that_comes_later_is_described_then(split: Split, tmp_path: Pat
     assert [list(rows) for _, rows in again.pending()] == [list(rows) for rows in first.shards.values()][:1]
     fill(again)
     join(again, "raise")
-    refuse_any_loss(split, out)
+    check_nothing_lost(split, out)
 
 
 # --- several at once ------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_ranks_that_finish_at_the_same_moment_join_once(
     for rank in ranks:
         rank.join()
     assert not failed and len(joined) == 1
-    refuse_any_loss(split, tmp_path / "out")
+    check_nothing_lost(split, tmp_path / "out")
 
 
 def test_a_rank_that_comes_when_all_is_joined_has_nothing_to_do(split: Split, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_rank_that_comes_when_all_is_joined_has_nothing_to_do(split: Split, tm
     fill(prompt)
     join(prompt, "raise")
     assert not list(late.pending()) and join(late, "raise").exists()
-    refuse_any_loss(split, out)
+    check_nothing_lost(split, out)
 
 
 def test_a_rank_that_starts_while_another_writes_its_first_shard(
@@ -286,11 +286,11 @@ def processes() -> BaseContext:
     from multiprocessing import forkserver
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_shards"])
+    context.set_forkserver_preload([__name__])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
         forkserver.ensure_running()
     return context
 
@@ -361,9 +361,9 @@ def test_a_kill_at_any_step_loses_nothing(processes: BaseContext, tmp_path: Path
             planned = cut(split, out)
             assert set(fill(planned)) == set(planned.shards) - shards_there
             join(planned, "raise")
-        refuse_any_loss(split, out)
+        check_nothing_lost(split, out)
     assert moment > 12  # recipe, plan, 2 shards, labels, recipe, descriptors; then 2 shards, their folder, plan, lock
-    refuse_any_loss(split, out)
+    check_nothing_lost(split, out)
 
 
 def watch(theirs: Connection, log: Path, allowed: int | None = None) -> None:
@@ -453,7 +453,7 @@ class Work:
 
     def command(self, work: Path) -> list[str]:
         options = ["--device", "cpu", "--work", str(work), "--scales", "0.5", "--shard-size", "8", "--workers", "2"]
-        return [str(self.museum), str(self.checkpoint), *options]
+        return ["extract", str(self.museum), str(self.checkpoint), *options]
 
 
 def arrays(work: Path) -> dict[str, bytes]:
@@ -464,7 +464,7 @@ def run_rank(theirs: Connection, command: list[str], rank: int, ranks: int, log:
     watch(theirs, log, allowed)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
     sys.stdout = log.with_suffix(".txt").open("w", buffering=1)
-    sys.exit(extract.main(command))
+    sys.exit(cli.main(command))
 
 
 @pytest.fixture(scope="module")
@@ -522,7 +522,7 @@ def run_torchrun(theirs: Connection, arguments: list[str], log: Path) -> None:
 
 @needs_kills
 def test_torchrun_on_one_machine(processes: BaseContext, work: Work, tmp_path: Path) -> None:
-    options = ["--standalone", "--nproc-per-node", "2", "-m", "metlib.extract"]
+    options = ["--standalone", "--nproc-per-node", "2", "-m", "metlib"]
     assert start(processes, run_torchrun, [*options, *work.command(tmp_path / "work")], tmp_path / "said").end() == 0
     said = (tmp_path / "said").read_text().splitlines()
     assert Counter(line.split(":")[0] for line in said) == {"database": 2, "val": 2, "test": 2}

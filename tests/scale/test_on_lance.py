@@ -323,7 +323,7 @@ def test_an_index_refuses_what_it_cannot_be_trained_on(tmp_path: Path) -> None:
 def test_search_refuses_what_the_search_in_memory_refuses(table: Path, exact: bool) -> None:
     good = unit_rows(2, 24)
     for k in (0, 3001, 1.5, -1):
-        with pytest.raises(ValueError, match="k must be an integer from 1 to the 3000"):
+        with pytest.raises(ValueError, match="k must be an integer from 1 to 3000, the rows of the table"):
             search(table, good, k, exact=exact)
     with pytest.raises(ValueError, match="queries have 8 dimensions, the table 24"):
         search(table, unit_rows(2, 8), 1, exact=exact)
@@ -341,7 +341,7 @@ def test_search_refuses_what_the_search_in_memory_refuses(table: Path, exact: bo
 def test_probes_and_refine_are_positive_integers(table: Path) -> None:
     for name in ("probes", "refine"):
         for value in (0, -1, 2.5, None):
-            with pytest.raises(ValueError, match=f"{name} must be an integer, 1 or more"):
+            with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1"):
                 search(table, unit_rows(2, 24), 1, **{name: value})
 
 

@@ -24,7 +24,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metlib import backbone, dataset, extract
+from metlib import backbone, cli, dataset, extract
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Split
 from metlib.descriptors import shards
@@ -252,10 +252,10 @@ def test_images_that_cannot_be_read(split: Split, embedder: Embedder, tmp_path: 
     [
         ({"scales": ()}, "scales must be positive numbers"),
         ({"on_error": "ignore"}, "on_error must be 'raise' or 'skip', got 'ignore'"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"shard_size": 0}, "shard_size must be at least 1, got 0"),
-        ({"workers": 0}, "workers must be at least 1, got 0"),
-        ({"cpus": 0}, "cpus must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"shard_size": 0}, "shard_size must be an integer of at least 1, got 0"),
+        ({"workers": 0}, "workers must be an integer of at least 1, got 0"),
+        ({"cpus": 0}, "cpus must be an integer of at least 1, got 0"),
         ({"gpus": -1}, "gpus must be 0 or more, got -1"),
         ({"images": "abacus://x"}, r"images 'abacus://x': .*abacus.* an address that Ray reads"),
     ],
@@ -399,11 +399,11 @@ def test_errors_of_a_worker_are_values(split: Split, embedder: Embedder, monkeyp
 def test_a_cluster_too_small_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [{"Alive": True, "Resources": {"CPU": 4.0}}, {"Alive": False, "Resources": {"CPU": 9.0, "GPU": 2.0}}]
     monkeypatch.setattr(on_ray.ray, "nodes", lambda: nodes)
-    on_ray._check_small_nodes(4, 0)
+    on_ray._check_nodes(4, 0)
     with pytest.raises(ValueError, match=r"wants 8 CPU, but the largest of the cluster's 1 nodes has 4: lower cpus"):
-        on_ray._check_small_nodes(8, 0)
+        on_ray._check_nodes(8, 0)
     with pytest.raises(ValueError, match=r"wants 0.5 GPU, .* has 0: lower gpus, or add a node"):
-        on_ray._check_small_nodes(1, 0.5)
+        on_ray._check_nodes(1, 0.5)
 
 
 def test_what_ray_raises_is_explained() -> None:
@@ -436,10 +436,10 @@ def test_the_command_line(
     )
     work = tmp_path / "work"
     given = [str(root), checkpoint, "--work", str(work), "--scales", "1"]
-    assert on_ray.main([*given, "--workers", "3", "--batch-size", "2", "--shard-size", "4"]) == 0
+    assert cli.main(["extract", *given, "--ray", "--workers", "3", "--batch-size", "2", "--shard-size", "4"]) == 0
     names = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
     assert names == ["database", "val", "test"] and here
     monkeypatch.setattr(dataset, "read_image", None)  # nothing is left to do
-    assert extract.main([*given, "--device", "cpu"]) == 0
-    assert on_ray.main([str(tmp_path / "none"), checkpoint]) == 2
+    assert cli.main(["extract", *given, "--device", "cpu"]) == 0
+    assert cli.main(["extract", str(tmp_path / "none"), checkpoint, "--ray"]) == 2
     assert "error: no folder" in capsys.readouterr().err
