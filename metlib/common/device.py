@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metlib.common.vectors import slices
+
 _PRODUCTS = 2**28  # similarities computed at once: a gibibyte of float32
 
 
@@ -33,13 +35,11 @@ def nearest(
     Inner products in float32, without TF32, whose ten bits of mantissa aren't enough to tell neighbours apart.
     """
     similarities, indices = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-    step = max(_PRODUCTS // len(rows), 1)
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
         columns = torch.tensor(rows, device=device).T  # (D, n)
-        for start in range(0, len(queries), step):
-            some = slice(start, start + step)
+        for some in slices(len(queries), _PRODUCTS // len(rows)):
             s, i = torch.topk(torch.tensor(queries[some], device=device) @ columns, k, dim=1)
             similarities[some], indices[some] = s.cpu().numpy(), i.cpu().numpy()
     finally:

@@ -1,4 +1,4 @@
-"""Rows are vectors: descriptors checked where they enter, and made unit."""
+"""Rows are vectors: descriptors checked where they enter, and L2-normalised."""
 
 from __future__ import annotations
 
@@ -50,12 +50,10 @@ def unit(rows: NDArray[np.float32], out: NDArray[np.float32] | None = None, *, f
     Raises ValueError for a row without a direction, with its number, counted from `first`.
     """
     made = np.empty(rows.shape, np.float32) if out is None else out
-    step = max(_NUMBERS // max(rows.shape[1], 1), 1)
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        norms = np.linalg.norm(part, axis=1, keepdims=True)
+    for part in slices(len(rows), _NUMBERS // max(rows.shape[1], 1)):
+        norms = np.linalg.norm(rows[part], axis=1, keepdims=True)
         if not (norms > 0).all():
-            number = first + start + int(np.argmin(norms))
-            raise ValueError(f"row {number} is zero: it has no direction, so it can't be made unit")
-        np.divide(part, norms, out=made[start : start + step], casting="same_kind")
+            number = first + part.start + int(np.argmin(norms))
+            raise ValueError(f"row {number} is zero: it has no direction, so it can't be normalised")
+        np.divide(rows[part], norms, out=made[part], casting="same_kind")
     return made
