@@ -45,6 +45,8 @@ class _Commands(TyperGroup):
         """Run a sub-command; 2 where what was asked for can't be done, 1 where a notebook failed."""
         try:
             return super().invoke(ctx)
+        except typer.Exit:
+            raise
         except KeyboardInterrupt:
             print("\ninterrupted; what was finished is kept", file=sys.stderr)
             raise typer.Exit(130) from None
