@@ -59,12 +59,12 @@ def read_size(path: str | Path) -> tuple[int, int]:
 
 
 def verify(museum: Museum, workers: int = 8) -> list[Problem]:
-    """Decode every image of a museum and name those that are missing, empty, truncated or undecodable."""
+    """Decode every image of a museum, on `workers` threads; return those that can't be used, in the splits' order."""
     return verify_files((split.file(i) for split, _ in museum.splits() for i in range(len(split))), workers)
 
 
 def verify_files(files: Iterable[Path], workers: int = 8) -> list[Problem]:
-    """Decode image files, each once, and name those that are missing, empty, truncated or undecodable."""
+    """Decode image files, each once; return those that are missing, empty, truncated or undecodable."""
     once = dict.fromkeys(files)
     with ThreadPoolExecutor(workers) as pool:
         reasons = pool.map(_reason, once)

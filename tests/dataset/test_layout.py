@@ -142,7 +142,7 @@ def test_a_missing_file_is_named_beside_what_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "message"),
     [
         (b"", "damaged JSON"),
         (b'[{"id": 1, "path": "a', "damaged JSON"),
@@ -163,10 +163,10 @@ def test_a_missing_file_is_named_beside_what_is_there(tmp_path: Path) -> None:
     ],
     ids=range(16),
 )
-def test_damaged_json_and_other_schemas_are_refused(tmp_path: Path, raw: bytes, said: str) -> None:
+def test_damaged_json_and_other_schemas_are_refused(tmp_path: Path, raw: bytes, message: str) -> None:
     with pytest.raises(BadGroundTruth) as caught:
         dataset.load(write(tmp_path, MET_database=raw))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert len(str(caught.value)) < 600
 
@@ -343,7 +343,7 @@ def test_take_keeps_rows_in_the_order_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("paths", "labels", "said"),
+    ("paths", "labels", "message"),
     [
         (["a", "b"], [1], "2 paths but 1 labels"),
         (["a", "a"], [1, 2], "duplicate path 'a'"),
@@ -355,8 +355,8 @@ def test_take_keeps_rows_in_the_order_asked_for() -> None:
         (["a"], np.array([2**63], np.uint64), "9223372036854775808 is too large"),
     ],
 )
-def test_a_split_is_checked_when_made(paths: Any, labels: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_split_is_checked_when_made(paths: Any, labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Split(paths, labels)
 
 
@@ -409,12 +409,12 @@ def test_what_is_here_comes_before_colabs_places(colab: Path, tmp_path: Path) ->
 def test_a_folder_that_is_nowhere_names_the_places_and_the_ways_out(colab: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no folder \.\./data/met \(searched: ") as caught:
         dataset.find("../data/met")
-    for said in (
+    for message in (
         str(colab / "drive/MyDrive/data/met"),
         "metlib paint",
         "metlib download",
     ):
-        assert said in str(caught.value)
+        assert message in str(caught.value)
 
 
 def test_an_absolute_folder_is_not_replaced_by_another_of_its_name(colab: Path, tmp_path: Path) -> None:
@@ -444,10 +444,10 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.Capt
     elif broken == "no museum":
         shutil.rmtree(root / "ground_truth")
     assert main(["verify", str(root)]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("error: ")
-    assert str(root) in said.err
+    message = capsys.readouterr()
+    assert message.out == ""
+    assert message.err.startswith("error: ")
+    assert str(root) in message.err
 
 
 @pytest.mark.parametrize("arguments", [["verify"], ["verify", "a", "--database", "huge"]])
