@@ -1,8 +1,8 @@
-# From a fresh clone: `make report`. Needs GNU make and Python 3.11 or newer, nothing else.
+# From a fresh clone: `make report`. Needs GNU make and Python 3.11.4 or newer, nothing else.
 
-# The first of these that is Python 3.11 or newer and can make environments. Another: make PYTHON=/path/to/python
+# The first of these that is Python 3.11.4 or newer and can make environments. Another: make PYTHON=/path/to/python
 PYTHON ?= $(shell for candidate in python3.13 python3.12 python3.11 python3 python; do \
-	"$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	"$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11, 4))' 2>/dev/null \
 	&& { echo "$$candidate"; break; }; done)
 VENV ?= .venv
 RUN = "$(VENV)/bin/python"
@@ -38,7 +38,7 @@ help:
 	@echo '  REPORTS=folder    the report                      (default: reports)'
 	@echo '  FIGURES=folder    pictures and tables             (default: figures for the default run, else REPORTS/figures)'
 	@echo '  ARGS="..."        more for metlib report: --only 00,02, -p NAME=VALUE, --seed 1'
-	@echo 'every goal takes PYTHON=program (3.11 or newer) and VENV=folder (default: .venv)'
+	@echo 'every goal takes PYTHON=program (3.11.4 or newer) and VENV=folder (default: .venv)'
 
 # Handed over as environment variables, so that spaces and quotes in a path survive the shell.
 report: export METLIB_DATA = $(DATA)
@@ -90,7 +90,7 @@ GONE := $(if $(wildcard $(VENV)/bin/python),,FORCE)
 FORCE:
 
 $(VENV)/installed: pyproject.toml $(GONE)
-	@test -n '$(PYTHON)' || { echo 'error: found no Python 3.11 or newer that can make an environment' \
+	@test -n '$(PYTHON)' || { echo 'error: found no Python 3.11.4 or newer that can make an environment' \
 	  '(Debian, Ubuntu: apt install python3-venv). Name one: make report PYTHON=/path/to/python' >&2; exit 2; }
 	@$(RUN) -m pip --version >/dev/null 2>&1 || \
 	  '$(PYTHON)' -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) '$(VENV)'

@@ -9,6 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.servers import naps, site  # noqa: F401 (fixtures)
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("METLIB_PROGRESS", "0")
 

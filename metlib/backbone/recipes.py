@@ -13,7 +13,7 @@ import timm
 import torch
 
 from metlib.backbone import aggregation as _aggregation  # noqa: F401 (timm then knows its networks by name)
-from metlib.dataset.archives import File
+from metlib.common.fetch import File
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

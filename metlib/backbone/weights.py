@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from metlib.backbone.recipes import FILES, Recipe
-from metlib.dataset import archives
+from metlib.common import fetch as http
 
 ENVIRONMENT = "METLIB_WEIGHTS"
 """Environment variable that names a folder of weights files, looked through before anything is fetched."""
@@ -69,16 +69,16 @@ def find(name: str, arch: str, place: str | Path | None = None) -> Path | None:
 def fetch(name: str) -> Path:
     """Fetch the file of a recipe in `recipes.FILES` once, into torch's cache, and check its hash; returns its path.
 
-    With HF_HUB_OFFLINE set nothing is fetched. Raises `archives.DownloadError` as `archives.fetch` does.
+    With HF_HUB_OFFLINE set nothing is fetched. Raises DownloadError as `common.fetch.fetch` does.
     """
     url, file = FILES[name]
     folder = Path(torch.hub.get_dir()) / "metlib"
     offline = os.environ.get("HF_HUB_OFFLINE", "").casefold() in ("1", "on", "yes", "true")
     if offline and not (folder / file.file).exists():
-        raise archives.DownloadError(
+        raise http.DownloadError(
             f"HF_HUB_OFFLINE is set and {folder / file.file} isn't there: fetch {url}{file.file} elsewhere and copy it"
         )
-    return archives.fetch(file, folder, url)
+    return http.fetch(file, folder, url)
 
 
 def is_torch(path: Path) -> bool:

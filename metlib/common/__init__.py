@@ -1,1 +1,1 @@
-"""What every part of the package may use: files, rows of vectors, progress, devices."""
+"""What every part of the package may use: files, fetching, rows of vectors, progress, devices, checks."""

@@ -10,14 +10,13 @@ from tqdm.auto import tqdm
 
 
 def watched() -> bool:
-    """Say whether a person is likely to watch: a terminal or a live notebook, unless METLIB_PROGRESS=0.
+    """Whether a person is likely to watch: a terminal or a live notebook, unless METLIB_PROGRESS=0.
 
     Under papermill every refresh of a bar would become one output of the notebook, so the runner sets that
     variable.
     """
-    wish = os.environ.get("METLIB_PROGRESS")
-    if wish:
-        return wish != "0"
+    if setting := os.environ.get("METLIB_PROGRESS"):
+        return setting != "0"
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 

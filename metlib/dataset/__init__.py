@@ -1,5 +1,6 @@
 """The Met layout on disk: ground truth and images read into checked values, and the Met's own archives fetched."""
 
+from metlib.dataset.images import Problem, read_image, read_size, verify, verify_files
 from metlib.dataset.layout import (
     DATABASES,
     DISTRACTOR,
@@ -7,13 +8,8 @@ from metlib.dataset.layout import (
     QUERIES,
     BadGroundTruth,
     Museum,
-    Problem,
     Split,
     find,
     leaves_root,
     load,
-    read_image,
-    read_size,
-    verify,
-    verify_files,
 )

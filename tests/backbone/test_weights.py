@@ -25,12 +25,10 @@ from torch.nn import functional as F
 from metlib import backbone
 from metlib.backbone import Embedder, load, weights
 from metlib.backbone.recipes import FILES, RECIPES
-from metlib.dataset import archives
-from tests.dataset import test_archives
-from tests.dataset.test_archives import Site
+from metlib.common import fetch as fetching
+from tests.servers import Site
 
-site, naps = test_archives.site, test_archives.naps  # a server on 127.0.0.1, and no waiting for it
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "naps")
 
 FORMS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -234,7 +232,7 @@ def serve(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     def place(name: str, content: bytes, sha256: str | None) -> Path:
         file = FILES[name][1].file
         site.files[file] = content
-        monkeypatch.setitem(FILES, name, (site.url, archives.File(file, sha256=sha256)))
+        monkeypatch.setitem(FILES, name, (site.url, fetching.File(file, sha256=sha256)))
         return Path(os.environ["TORCH_HOME"]) / "hub" / "metlib" / file
 
     return place
@@ -284,7 +282,7 @@ def test_the_first_download_pins_a_file_without_a_hash(serve: Any, site: Site) -
         load("R50SwAV")
     assert not kept.exists()
     site.files[kept.name] = b"other"  # and on the server
-    with pytest.raises(archives.DamagedArchive, match=hashlib.sha256(b"first").hexdigest()):
+    with pytest.raises(fetching.DamagedFile, match=hashlib.sha256(b"first").hexdigest()):
         weights.fetch("R50SwAV")
     site.files[kept.name] = b"first"
     assert weights.fetch("R50SwAV").read_bytes() == b"first"
@@ -293,7 +291,7 @@ def test_the_first_download_pins_a_file_without_a_hash(serve: Any, site: Site) -
 def test_a_cut_download_is_resumed_and_never_loaded(serve: Any, site: Site) -> None:
     content = os.urandom(5000)
     kept = serve("R50SwAV", content, None)
-    site.cuts = [1000] * 2 + [10] * archives.ATTEMPTS
+    site.cuts = [1000] * 2 + [10] * fetching.ATTEMPTS
     with pytest.raises(RuntimeError, match=r"gave up after 6 attempts.*2,040 bytes are kept"):
         load("R50SwAV")
     assert not kept.exists() and kept.with_name(f"{kept.name}.part").stat().st_size == 2040

@@ -11,7 +11,7 @@ from metlib.common import progress
 
 @pytest.fixture(autouse=True)
 def batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No wish, no terminal, no notebook: each test adds what it is about."""
+    """No setting, no terminal, no notebook: each test adds what it is about."""
     monkeypatch.delenv("METLIB_PROGRESS", raising=False)
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
@@ -54,7 +54,7 @@ def test_a_terminal_sees_label_count_and_unit(
     assert "page" in shown
 
 
-def test_an_empty_wish_is_no_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_setting_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METLIB_PROGRESS", "")
     assert not progress.watched()
 

@@ -37,7 +37,7 @@ def test_other_numbers_become_contiguous_float32(dtype: type) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ([1.0, 2.0], r"\(2,\)"),
         (np.zeros((0, 4)), r"\(0, 4\)"),
@@ -54,8 +54,8 @@ def test_other_numbers_become_contiguous_float32(dtype: type) -> None:
         ([[1e30, 1e30]], r"row 0 is out of float32's range"),
     ],
 )
-def test_what_is_no_descriptor_is_refused_by_name_and_row(rows: object, said: str) -> None:
-    with pytest.raises(ValueError, match=said) as caught:
+def test_what_is_no_descriptor_is_refused_by_name_and_row(rows: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
         as_rows(rows, "query descriptors")
     assert str(caught.value).startswith("query descriptors")
 
