@@ -3,8 +3,6 @@
 Packages that take long to import are imported where a command needs them, so `metlib --help` answers at once.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import sys

@@ -8,8 +8,6 @@ as their tool.
 Source: Ypsilantis et al., The Met Dataset, NeurIPS 2021, section 5.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterator, Sequence

@@ -7,8 +7,6 @@ From a shell: `metlib extract MUSEUM BACKBONE`. On several devices, or machines 
 `torchrun --nproc-per-node 4 -m metlib extract MUSEUM BACKBONE`; the same command again does what was left undone.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import platform

@@ -6,14 +6,13 @@ Source: Ypsilantis et al., NeurIPS 2021, section 5 (non-parametric classificatio
 as a logarithm in float64: the plain softmax is exactly 1.0 in floating point above tau·s of about 49.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Self
 
 import faiss
 import numpy as np
@@ -328,7 +327,7 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.k = k
         self.tau = tau
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> KNNClassifier:
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Keep database descriptors (N, D) and their labels (N,). Raises ValueError for different lengths."""
         rows, labels = as_rows(X, "database descriptors"), np.asarray(y)
         if labels.shape != (len(rows),) or labels.dtype.kind not in "iu":

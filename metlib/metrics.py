@@ -4,8 +4,6 @@ All scores are fractions. A query whose truth is -1 (a distractor) has no exhibi
 wrong.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Choosing k and tau on val: the whole published grid from one search; and the dimensions that are worth trying."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,9 +1,7 @@
 """PCA whitening of descriptors, learned on the database only."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,12 +87,12 @@ class PCAWhitening(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.dim = dim
         self.shrinkage = shrinkage
 
-    def fit(self, X: ArrayLike, y: Any = None) -> PCAWhitening:
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
         """Learn from database descriptors (N, D). ValueError for `dim` above the rank, which it names."""
         self._check()
         return self.fit_spectrum(decompose(X))
 
-    def fit_spectrum(self, spectrum: Spectrum) -> PCAWhitening:
+    def fit_spectrum(self, spectrum: Spectrum) -> Self:
         """Learn from descriptors that are already decomposed: several whitenings of one database cost as one."""
         self._check()
         D = len(spectrum.mean)

@@ -4,8 +4,6 @@ Each function measures one such difference on the museum at hand; `gain` measure
 widths are fractions; only `multiples` reads percentages, as they are printed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

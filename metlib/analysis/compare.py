@@ -6,8 +6,6 @@ adds two rows a network, scored on val and on test, to the results table; `R18SW
 networks before whitening.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ They are `published.csv` beside this file, in percent as printed. What each was 
 because two numbers of different protocols don't compare.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@
 that is repeated takes the place of its row, so the file shows in git only what changed.
 """
 
-from __future__ import annotations
-
 import datetime
 import math
 import re

@@ -6,8 +6,6 @@ where it changes with the weights: `randomise` and `map_agreement` ask that (Ade
 embedder is left in evaluation mode; its weights and their gradients aren't touched.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from pathlib import Path

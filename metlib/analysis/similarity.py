@@ -4,8 +4,6 @@ A mean similarity of 0.79 means nothing by itself: in some spaces all pairs are 
 beside that of random pairs.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray

@@ -3,8 +3,6 @@
 table = sweep.sweep(museum, backbone.load("R18IN"), "work")
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -6,8 +6,6 @@ Source: Zhao et al., Recurrence along Depth: Deep Convolutional Neural Networks 
 NeurIPS 2021, section 3; the form with a ConvLSTM.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice

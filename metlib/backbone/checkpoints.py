@@ -3,8 +3,6 @@
 A checkpoint is one safetensors file whose header carries its recipe: `load(path)` needs nothing else.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

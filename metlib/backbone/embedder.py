@@ -1,7 +1,5 @@
 """The `Embedder`, a network that turns images into descriptors, and the pooling of its maps, GeM."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import Any
 

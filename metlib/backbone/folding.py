@@ -1,7 +1,5 @@
 """Batch norms folded into the convolutions before them: the same descriptors, computed faster."""
 
-from __future__ import annotations
-
 import copy
 from collections import Counter
 from typing import Any

@@ -1,13 +1,11 @@
 """The named networks of the study and what their right use takes: `Recipe`, `RECIPES`, and weights by URL."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
@@ -110,7 +108,7 @@ class Recipe:
         return {k: v for k, v in plain.items() if k in always or v != defaults.get(k)}
 
     @classmethod
-    def from_json(cls, text: str) -> Recipe:
+    def from_json(cls, text: str) -> Self:
         """Read a recipe from a checkpoint's header. Raises ValueError for anything that isn't one."""
         try:
             values = json.loads(text)

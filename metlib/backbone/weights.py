@@ -5,8 +5,6 @@ optimiser and scores), and the Met authors' checkpoints, whose ResNet is a Seque
 beside it.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Checks of arguments where they enter: one sentence with the name, the value and what was expected."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

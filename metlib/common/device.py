@@ -1,7 +1,5 @@
 """Devices that compute: which one is here, and whether one that was asked for can be used."""
 
-from __future__ import annotations
-
 import torch
 
 

@@ -1,7 +1,5 @@
 """Files fetched over HTTP, in pieces that survive a broken connection, and checked by size and hash."""
 
-from __future__ import annotations
-
 import http.client
 import logging
 import os

@@ -1,7 +1,5 @@
 """Files that appear whole or not at all, and the hash that names what is in them."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

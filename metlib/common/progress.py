@@ -1,7 +1,5 @@
 """The one progress display of the package: a bar for a person, nothing for a batch run."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Any

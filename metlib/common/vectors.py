@@ -1,7 +1,5 @@
 """Rows are vectors: descriptors checked where they enter, L2-normalised, and cut into blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

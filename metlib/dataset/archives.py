@@ -5,8 +5,6 @@ finished archive; `<root>/ground_truth` and `<root>/images` are the layout that 
 Whatever the server sends is hostile until checked.
 """
 
-from __future__ import annotations
-
 import gzip
 import os
 import shutil

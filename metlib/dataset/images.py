@@ -1,7 +1,5 @@
 """Images of a museum: decoded as RGB, measured by their headers, and verified."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ are `{"id": int, "path": str}`; query rows `{"path": str, "MET_id": int}`, witho
 a distractor. Source: Ypsilantis et al., The Met Dataset, NeurIPS 2021, section 3.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -95,7 +93,7 @@ class Split:
         """The file of image `i`."""
         return self.root / str(self.paths[i])
 
-    def take(self, rows: ArrayLike) -> Split:
+    def take(self, rows: ArrayLike) -> "Split":
         """The split of these rows only (indices, or a mask (N,))."""
         return Split(self.paths[rows], self.labels[rows], self.root)  # type: ignore[index]
 

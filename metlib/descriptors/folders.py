@@ -4,8 +4,6 @@ A finished folder holds `descriptors.npy` (N, D) float32, `labels.npy` (N,) int6
 way it holds `shards/` and `plan.npy` instead of the arrays, and `.lock` for a moment.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The Met authors' `descriptors.pkl`, in and out: nothing in such a file is executed."""
 
-from __future__ import annotations
-
 import math
 import pickle
 from collections.abc import Callable, Mapping
@@ -43,7 +41,7 @@ def read_official(path: str | Path) -> dict[str, NDArray[np.float32]]:
     return {key: np.array(values, dtype=np.float32, order="C") for key, values in arrays.items()}
 
 
-def write_official(path: str | Path, descriptors: Described | Mapping[str, ArrayLike]) -> Path:
+def write_official(path: str | Path, descriptors: "Described | Mapping[str, ArrayLike]") -> Path:
     """Write the Met authors' `descriptors.pkl`, whole or not at all, and give its path.
 
     `descriptors` is a `Described`, or arrays (N, D) by name as `read_official` gives them; float32 is what is written.

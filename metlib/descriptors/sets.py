@@ -4,8 +4,6 @@ A set is `Described`: the descriptors of the three splits of a museum, row for r
 from a folder that `extract.describe` left, or from the authors' `descriptors.pkl`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ and a museum's photographs have hundreds of them. Ranks (several processes, or m
 `ranks`-th shard and need nothing of each other.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

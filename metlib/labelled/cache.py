@@ -6,8 +6,6 @@ fit. (HDF5, which the transfer study used, adds chunks to unpack, one lock for a
 open across a fork.) Images are resized to one area, with their proportions kept.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Mapping, Sequence

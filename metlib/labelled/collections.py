@@ -1,14 +1,12 @@
 """A labelled collection: images with an artist, a genre, a style, a type or a material each, checked when made."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -141,7 +139,7 @@ class Labelled:
         """A split as the rest of the package reads it; its labels are row numbers of this collection."""
         return self.images.take(self.rows(name))
 
-    def take(self, rows: ArrayLike) -> Labelled:
+    def take(self, rows: ArrayLike) -> Self:
         """The collection of these rows only (indices, or a mask (N,)); classes stay, also those without images."""
         chosen = np.arange(len(self))[rows]  # type: ignore[index]
         return replace(
@@ -150,13 +148,13 @@ class Labelled:
             labels={attribute: labels[chosen] for attribute, labels in self.labels.items()},
         )
 
-    def select(self, *attributes: str) -> Labelled:
+    def select(self, *attributes: str) -> Self:
         """The collection with these attributes only, without the images that then have no label at all."""
         labels = {attribute: self.labels_of(attribute) for attribute in attributes}
         chosen = replace(self, labels=labels, classes={attribute: self.classes[attribute] for attribute in attributes})
         return chosen.take(np.any([values != UNKNOWN for values in labels.values()], axis=0))
 
-    def with_splits(self, splits: NDArray[np.str_], *notes: str) -> Labelled:
+    def with_splits(self, splits: NDArray[np.str_], *notes: str) -> Self:
         """The collection with other splits (N,), and with more notes."""
         return replace(self, splits=splits, notes=(*self.notes, *notes))
 

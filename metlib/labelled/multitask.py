@@ -5,14 +5,12 @@ attribute counts for the others. One attribute is the ordinary classifier, so al
 are this method: with the trunk frozen, fine-tuned or from scratch.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -123,7 +121,7 @@ class MultiTask(Method):
         if frozen:
             embedder.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> MultiTask:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.frozen:
             self.embedder.eval()  # no dropout either: a frozen trunk is the one that will describe the test images

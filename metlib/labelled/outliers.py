@@ -5,8 +5,6 @@ with the labels that rows carry, those whose label may be wrong. Planted outlier
 before it is trusted on a collection's own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -5,8 +5,6 @@ data, the National Gallery of Art's open data, and a museum painted by `metlib.s
 what reading corrected or left out; what it can't correct is a BadLabels that names file and line.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """Train, val and test of a labelled collection: made by class with works kept whole, and free of shared images."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations

@@ -1,7 +1,5 @@
 """What is in a labelled collection: classes counted, missing ones named, images decoded."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray

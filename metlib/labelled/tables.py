@@ -1,7 +1,5 @@
 """What the readers of labelled collections share: texts and CSVs read by line, images found by their ids."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -7,8 +7,6 @@ frozen descriptors at three scales, is compared with them; they see a single sca
 Source of the regimes: Sabatelli, Kestemont, Daelemans, Geurts, ECCV Workshops 2018.
 """
 
-from __future__ import annotations
-
 import datetime
 import os
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The report of a run: executed notebooks as linked HTML pages, a first page, the table of scores."""
 
-from __future__ import annotations
-
 import base64
 import copy
 import csv

@@ -5,8 +5,6 @@ papermill lets two things pass that are refused here: a parameter that a noteboo
 that ends early with status 0.
 """
 
-from __future__ import annotations
-
 import ast
 import difflib
 import json

@@ -1,7 +1,5 @@
 """What is stamped into the notebooks in git: the setup cell, the Colab badges, no outputs."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

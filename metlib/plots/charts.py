@@ -4,8 +4,6 @@ Drawn in seaborn's manner: data first, the rest by keyword; without `ax` the cha
 Scores come as fractions and are shown in percent.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

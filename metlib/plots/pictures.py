@@ -3,8 +3,6 @@
 Images are files or arrays; right and wrong answers differ by the frame's colour, its line and a mark in its corner.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import textwrap

@@ -1,7 +1,5 @@
 """Pictures as small PNG files that carry their alt text and the stamp of their data, and as notebooks show them."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io
@@ -30,7 +28,7 @@ LIMIT = 200_000
 
 def publish(
     fig: Figure | Axes, path: str | Path, *, alt: str, stamp: str, table: pd.DataFrame | None = None
-) -> IPython.display.Image:
+) -> "IPython.display.Image":
     """Save a figure as a PNG of at most 200 KB, close it, and return what was saved for a notebook to show.
 
     `stamp` names the data that are shown and is written below the picture; `alt` describes the picture for readers
@@ -66,7 +64,7 @@ def publish(
     return _shown(png, alt)
 
 
-def _shown(png: bytes, alt: str) -> IPython.display.Image:
+def _shown(png: bytes, alt: str) -> "IPython.display.Image":
     """The picture for a notebook, as image and as HTML: JupyterLab drops the alt text of an image."""
     from IPython.display import Image as Shown
 

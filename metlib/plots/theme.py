@@ -3,8 +3,6 @@
 Colours: Okabe and Ito, Color Universal Design, 2008; right and wrong differ by mark and line style as well.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -6,8 +6,6 @@ nearest; these candidates are measured again by their true descriptors. `recall`
 Source: Jégou et al., Product Quantization for Nearest Neighbor Search, TPAMI 2011 (IVFADC).
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

@@ -8,8 +8,6 @@ From a shell: `metlib extract MUSEUM BACKBONE --ray --workers 8 --gpus 1 --addre
 metlib, of the same version, and the images: in a folder that all nodes share, or at an address that Ray reads.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import os
@@ -106,7 +104,7 @@ def extract(
 
 
 def _describe_on_ray(
-    worker: _Worker,
+    worker: "_Worker",
     pending: Mapping[str, NDArray[np.int64]],
     workers: int,
     cpus: int,

@@ -1,7 +1,5 @@
 """The catalogue of a painted museum: which exhibits there are, how often each is photographed, and in which split."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -4,11 +4,9 @@ Functions that draw a picture take the random `Choices`, a palette (6, 3) and th
 are in units of the picture's height: y runs from 0 to 1, x from 0 to width/height.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.random import Generator, default_rng
@@ -87,7 +85,7 @@ class Choices:
         self.seeds = (list(series), list(own))
         self.series, self.own = default_rng(self.seeds[0]), default_rng(self.seeds[1])
 
-    def part(self, k: int) -> Choices:
+    def part(self, k: int) -> "Choices":
         return Choices([*self.seeds[0], k], [*self.seeds[1], k])
 
     def between(self, low: float, high: float, variation: float = 1.0) -> float:
@@ -154,7 +152,7 @@ class Sheet:
         self.pen = ImageDraw.Draw(self.image, "RGBA")
         self.place: tuple[Point, float, float] | None = None
 
-    def placed(self, centre: Point, angle: float = 0.0, scale: float = 1.0) -> Sheet:
+    def placed(self, centre: Point, angle: float = 0.0, scale: float = 1.0) -> Self:
         sheet = copy(self)
         sheet.place = (centre, angle, scale)
         return sheet

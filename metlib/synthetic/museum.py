@@ -5,8 +5,6 @@ classes are confusable; most have one studio photograph; visitors photograph the
 other visitors; and a good part of the queries shows things that the museum doesn't own.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import shutil

@@ -1,7 +1,5 @@
 """Vessels turned around an axis, with four glazes; coins, in four metals; textiles, of three weaves."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Paintings of land, sea, things, towns, people and pure colour, and the table of all nine schools."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any

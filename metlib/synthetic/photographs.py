@@ -1,7 +1,5 @@
 """Photographs of exhibits, in the studio and in the gallery, and what visitors photograph that is no art."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

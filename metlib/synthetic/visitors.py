@@ -1,7 +1,5 @@
 """Photographs by visitors: a gallery's wall, a picture on it, and how a hand-held camera sees the scene."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.random import Generator
 from PIL import Image

@@ -6,8 +6,6 @@ sphere (0.063 for d = 256), and 0 after a collapse.
 Source: Grill et al., NeurIPS 2020.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from pathlib import Path

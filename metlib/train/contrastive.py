@@ -11,8 +11,6 @@ The negative is one at random of the ten nearest images of other classes, mined 
 Source: Ypsilantis et al., NeurIPS 2021, section 5 and supplement; the loss is that of Hadsell et al., CVPR 2006.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

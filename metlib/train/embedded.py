@@ -7,8 +7,6 @@ so it has seen no exhibit of a museum of another seed. It learns from studio pho
 trained on the Met's, visitors' photographs of the same exhibits: a network for machines that can't fetch a better one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

@@ -7,8 +7,6 @@ other than exhibits scores val its own way (`Method.score`). Every draw is made 
 whole state is written after each epoch: a run that is killed and resumed ends as one that was never killed.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import math

@@ -1,7 +1,5 @@
 """What a way to train must provide, and the parts that several of them share."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

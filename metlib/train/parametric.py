@@ -7,8 +7,6 @@ Source: Ypsilantis et al., NeurIPS 2021, section 5; ArcFace: Deng et al., CVPR 2
 pytorch-metric-learning.
 """
 
-from __future__ import annotations
-
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path

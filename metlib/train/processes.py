@@ -3,8 +3,6 @@
 Descriptors are gathered before the loss, which therefore sees the whole batch: several processes give the loss of one.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The settings of a training run, checked when they are made, and two presets of them."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any
 

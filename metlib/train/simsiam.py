@@ -6,8 +6,6 @@ over channels. It is 1/√d where they spread over the sphere (0.022 for d = 2,0
 Source: Chen and He, CVPR 2021.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

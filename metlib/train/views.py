@@ -6,8 +6,6 @@ genre: these depend on colour, and a mirrored landscape is still a landscape.
 Source: Ypsilantis et al., NeurIPS 2021, section 5 and supplement.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
