@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metlib import backbone, cli, dataset, evaluate, extract, knn
-from metlib.analysis import compare, results
+from metlib.analysis import compare, published, results
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Museum
 from metlib.whiten import PCAWhitening
@@ -85,5 +85,5 @@ def test_rows_of_one_network_say_in_what_they_differ(museum: Museum, tmp_path: P
     for options in ({}, {"whitening": "raw"}):
         compare.measure(museum, embedder(), tmp_path / "work", results=tmp_path / "r.csv", scales=(1,), **options)  # type: ignore[arg-type]
     rows = results.read(tmp_path / "r.csv").query("split == 'test'")
-    labels = results.beside(rows, results.comparable(museum, split="test"))["label"]
+    labels = published.beside(rows, published.comparable(museum, split="test"))["label"]
     assert sorted(labels) == [f"tiny, whitening {way}" for way in sorted(rows["whitening"])]
