@@ -64,7 +64,7 @@ class _Commands(TyperGroup):
     """The sub-commands, with the one handler of errors: a sentence on stderr, and an exit status."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a sub-command; 2 where what was asked for can't be done, 1 where a notebook failed."""
+        """Run a sub-command, and turn its errors into an exit status."""
         try:
             return super().invoke(ctx)
         except typer.Exit:
@@ -98,8 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @app.callback(invoke_without_command=True)
 def _start(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
     """Instance-level recognition of artworks: which exhibit is it, how sure are we, is it in the collection at all?"""
     if version:
@@ -138,9 +137,7 @@ def report(
 
 @app.command(rich_help_panel=COURSE)
 def paint(
-    root: Annotated[
-        Path | None, typer.Argument(metavar="FOLDER", help="New or empty (default: data/synthetic).")
-    ] = None,
+    root: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="New or empty (data/synthetic).")] = None,
     exhibits: Annotated[int, typer.Option(help="How many exhibits.")] = 300,
     seed: Annotated[int, typer.Option(help="Another seed, another museum.")] = 0,
     size: Annotated[int, typer.Option(help="Longer side of an image in pixels.")] = 320,
@@ -149,10 +146,9 @@ def paint(
     """Paint the synthetic museum, in the Met's layout."""
     from metlib import notebooks, synthetic
 
-    if root is None:
-        print(f"museum: {notebooks.paint_default(seed)}")
-    else:
-        print(f"museum: {synthetic.write_museum(root, exhibits, seed, size=size, workers=workers)}")
+    options = {"size": size, "workers": workers}
+    painted = synthetic.write_museum(root, exhibits, seed, **options) if root else notebooks.paint_default(seed)
+    print(f"museum: {painted}")
 
 
 @app.command(rich_help_panel=COURSE)

@@ -134,11 +134,7 @@ def summary(
         "positives": int((np.asarray(truth) != DISTRACTOR).sum()),
     }
     for name in ("gap", "gap_minus", "acc"):
-        row |= {
-            name: getattr(scores, name),
-            f"{name}_low": getattr(low, name),
-            f"{name}_high": getattr(high, name),
-        }
+        row |= {name: getattr(scores, name), f"{name}_low": getattr(low, name), f"{name}_high": getattr(high, name)}
     return row
 
 
