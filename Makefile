@@ -7,7 +7,7 @@ PYTHON ?= $(shell for candidate in python3.13 python3.12 python3.11 python3 pyth
 VENV ?= .venv
 RUN = "$(VENV)/bin/python"
 
-# What `make report` can be told. `=`, not `?=`: variables of these names in your environment mean something else.
+# What `make report` takes. `=`, not `?=`: variables of these names in your environment mean something else.
 DATA =
 BACKBONE =
 DATABASE =

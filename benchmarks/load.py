@@ -1,6 +1,6 @@
-"""Load checks, run by hand and recorded in figures/load.csv: `python -m benchmarks.load --only river`.
+"""Load checks, run by hand and recorded in figures/load.csv: `python -m benchmarks.load --only pipeline`.
 
-A museum of as many exhibits as the Met's small database through the whole river; ten million descriptors through
+A museum of as many exhibits as the Met's small database through the whole pipeline; ten million descriptors through
 blocked search; and the same through LanceDB, with the extra `[scale]`. Together they need 12 GB of disk.
 """
 
@@ -37,7 +37,7 @@ def _timed(lines: list[dict[str, Any]], step: str, work: str) -> Iterator[None]:
     print(f"{step}, {work}: {lines[-1]['value']} s", flush=True)
 
 
-def river(folder: Path) -> list[dict[str, Any]]:
+def pipeline(folder: Path) -> list[dict[str, Any]]:
     """Paint, describe, whiten, search, tune and score a museum of 33,501 exhibits; `folder` keeps the images."""
     from metlib import backbone, dataset, evaluate, extract, synthetic
 
@@ -54,8 +54,8 @@ def river(folder: Path) -> list[dict[str, Any]]:
     for step, seconds in run.seconds.items():
         work = f"{len(museum.database):,} images, {len(museum.test):,} test queries"
         lines.append(row(step, work, "seconds", seconds, "", "s"))
-    lines.append(row("whole river", work, "test GAP", 100 * run.test["gap"], "", "%"))
-    lines.append(row("whole river", work, "peak memory", peak_bytes() / 2**30, "", "GiB"))
+    lines.append(row("whole pipeline", work, "test GAP", 100 * run.test["gap"], "", "%"))
+    lines.append(row("whole pipeline", work, "peak memory", peak_bytes() / 2**30, "", "GiB"))
     return lines
 
 
@@ -127,7 +127,7 @@ def _noisy(centres: NDArray[np.float32], n: int, seed: int) -> NDArray[np.float3
 
 
 CHECKS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
-    "river": river,
+    "pipeline": pipeline,
     "ten-million": ten_million,
     "lance": lance,
 }

@@ -1,15 +1,15 @@
 """metlib: instance-level recognition of artworks, measured exactly on the Met dataset.
 
-One river: a museum's images become descriptors (`extract`), whitened descriptors (`whiten`), neighbours and
-predictions (`knn`), scores (`metrics`, tuned by `tune`) and pictures (`plots`). The notebooks are the course.
+One pipeline: a museum's images become descriptors (`extract`), whitened descriptors (`whiten`), neighbours and
+predictions (`knn`), and scores (`metrics`, tuned by `tune`, judged by `evaluate`). Wings stand around it: see the README.
 
 Conventions, stated once and kept everywhere:
 
 - Rows are vectors. N database images, Q queries, D raw dimension, d whitened dimension, K neighbours, n classes.
-- Descriptors are float32 with unit rows, scores float64, labels int64; label `-1` is `dataset.DISTRACTOR`.
+- Descriptors are float32, L2-normalised; scores float64, labels int64; label `-1` is `dataset.DISTRACTOR`.
 - Scores are fractions in code and percentages in tables.
 - Images are RGB with their EXIF orientation applied, at their native size; pixel values lie in [0, 1].
-- What is written is written whole or not at all (`files`).
+- What is written is written whole or not at all (`common.files`).
 
 `import metlib` imports nothing heavy; import the module that you need: `from metlib import dataset, knn`.
 """

@@ -208,20 +208,20 @@ def test_intervals_are_drawn_by_the_seed(described: Described) -> None:
         ({"tau": float("nan")}, "tau must be a positive number"),
     ],
 )
-def test_wishes_that_cannot_be_met(options: dict[str, Any], message: str, described: Described) -> None:
+def test_what_cannot_be_done_is_refused(options: dict[str, Any], message: str, described: Described) -> None:
     with pytest.raises(ValueError, match=message):
         measure(described, **options)
 
 
-def test_a_run_is_checked_and_told_in_json(described: Described) -> None:
+def test_an_evaluation_is_checked_and_written_as_json(described: Described) -> None:
     run = measure(described)
     with pytest.raises(ValueError, match="test: 30 answers, but scores of 42 queries"):
         replace(run, answers={name: run.answers["val"] for name in ("val", "test")})
-    told = json.loads(json.dumps(run.to_json(), allow_nan=False))
-    assert told["val"] == run.val | {"tuned_on": "the same queries"} and told["test"] == run.test | {"tuned_on": "val"}
-    assert (told["k"], told["tau"], told["dim"]) == (run.tuning.k, run.tuning.tau, run.dim)
-    assert told["tuning"]["gap_grid"] == run.tuning.gap_grid.tolist() and told["seconds"] == run.seconds
-    assert run.dims is not None and told["dims"]["tried"] == list(run.dims.dims)
+    written = json.loads(json.dumps(run.to_json(), allow_nan=False))
+    assert written["val"] == run.val | {"tuned_on": "the same queries"} and written["test"] == run.test | {"tuned_on": "val"}
+    assert (written["k"], written["tau"], written["dim"]) == (run.tuning.k, run.tuning.tau, run.dim)
+    assert written["tuning"]["gap_grid"] == run.tuning.gap_grid.tolist() and written["seconds"] == run.seconds
+    assert run.dims is not None and written["dims"]["tried"] == list(run.dims.dims)
     given = measure(described, whitening="raw", k=1, tau=1).to_json()
     assert given["dims"] is None and given["val"]["tuned_on"] == given["test"]["tuned_on"] == "nothing"
 
@@ -236,8 +236,8 @@ def write_truth(museum: Museum) -> None:
     for split, name in museum.splits():
         key, file = ("id", dataset.DATABASES[museum.kind]) if name == "database" else ("MET_id", dataset.QUERIES[name])
         rows = zip(split.paths, split.labels, strict=True)
-        told = [{"path": str(path)} | ({key: int(label)} if label >= 0 else {}) for path, label in rows]
-        (truth / file).write_text(json.dumps(told), encoding="utf-8")
+        written = [{"path": str(path)} | ({key: int(label)} if label >= 0 else {}) for path, label in rows]
+        (truth / file).write_text(json.dumps(written), encoding="utf-8")
 
 
 @pytest.fixture
@@ -277,12 +277,12 @@ def test_a_pickle_is_scored_as_what_went_into_it(
     out, err = capsys.readouterr()
     run = measure(ours)
     assert run.dims is not None and not err
-    told = scores_in(tmp_path / "descriptors.scores.json")
+    written = scores_in(tmp_path / "descriptors.scores.json")
     wanted = json.loads(json.dumps(run.to_json()))
-    assert {key: told[key] for key in wanted if key != "seconds"} == {k: v for k, v in wanted.items() if k != "seconds"}
-    assert list(told["seconds"]) == ["read", "choose", "score"]
-    assert (told["museum"], told["database"], told["images"]) == ("ours", "full", N)
-    assert told["made_by"] == {"weights": sha256(path)}
+    assert {key: written[key] for key in wanted if key != "seconds"} == {k: v for k, v in wanted.items() if k != "seconds"}
+    assert list(written["seconds"]) == ["read", "choose", "score"]
+    assert (written["museum"], written["database"], written["images"]) == ("ours", "full", N)
+    assert written["made_by"] == {"weights": sha256(path)}
     lines = out.splitlines()
     assert lines[0] == "ours, full database: 90 images of 45 exhibits; 30 val and 42 test queries"
     assert lines[1].startswith(f"descriptors of 12 dimensions, whitened to {run.dim} (learned from the database), best")
@@ -303,15 +303,15 @@ def test_the_difference_to_the_released_tool_is_where_a_reader_meets_it(capsys: 
 
 def test_k_1_tunes_tau_alone(ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_official(tmp_path / "x.pkl", ours)
-    wish = ("--ground-truth", ours.museum.root, "--whitening", "6", "--k", "1", "--json", tmp_path / "new" / "s.json")
-    assert call(path, *wish) == 0
-    told = scores_in(tmp_path / "new" / "s.json")
-    assert told["tuning"]["ks"] == [1] and len(told["tuning"]["taus"]) == 12 and told["k"] == 1
-    assert (told["dim"], told["dims"]) == (6, None)
+    options = ("--ground-truth", ours.museum.root, "--whitening", "6", "--k", "1", "--json", tmp_path / "new" / "s.json")
+    assert call(path, *options) == 0
+    written = scores_in(tmp_path / "new" / "s.json")
+    assert written["tuning"]["ks"] == [1] and len(written["tuning"]["taus"]) == 12 and written["k"] == 1
+    assert (written["dim"], written["dims"]) == (6, None)
     assert "best on val of 12 cells" in capsys.readouterr().out
-    assert call(path, *wish, "--tau", "20", "--whitening", "raw", "--seed", "3") == 0
-    told = scores_in(tmp_path / "new" / "s.json")
-    assert (told["k"], told["tau"], told["dim"], told["seed"]) == (1, 20, None, 3)
+    assert call(path, *options, "--tau", "20", "--whitening", "raw", "--seed", "3") == 0
+    written = scores_in(tmp_path / "new" / "s.json")
+    assert (written["k"], written["tau"], written["dim"], written["seed"]) == (1, 20, None, 3)
     assert "12 dimensions, raw\nk = 1, tau = 20, given" in capsys.readouterr().out
 
 
@@ -320,28 +320,28 @@ def test_a_folder_and_several_sets(ours: Described, tmp_path: Path, capsys: pyte
     other = replace(ours, **{name: getattr(ours, name)[:, ::2].copy() for _, name in ours.museum.splits()})
     pickled = write_official(tmp_path / "other.pkl", other)
     assert call(folder, "--ground-truth", ours.museum.root) == 0
-    told = scores_in(tmp_path / "work" / "scales-1-0.5.scores.json")
-    assert told["made_by"] == {"backbone": "tiny", "weights": "ab" * 32, "scales": [1.0], "network": {}}
-    assert told["test"]["gap"] == measure(ours).test["gap"]
+    written = scores_in(tmp_path / "work" / "scales-1-0.5.scores.json")
+    assert written["made_by"] == {"backbone": "tiny", "weights": "ab" * 32, "scales": [1.0], "network": {}}
+    assert written["test"]["gap"] == measure(ours).test["gap"]
     assert call(folder, pickled, "--ground-truth", ours.museum.root, "--whitening", "12") == 0
-    told = scores_in(tmp_path / "work" / "scales-1-0.5+other.scores.json")
+    written = scores_in(tmp_path / "work" / "scales-1-0.5+other.scores.json")
     joined = descriptors.concatenate([ours, descriptors.from_official(pickled, ours.museum)])
-    assert (told["raw_dim"], told["made_by"]) == (18, {"weights": f"{'ab' * 32}+{sha256(pickled)}"})
-    assert told["test"]["gap"] == measure(joined, whitening=12).test["gap"]
+    assert (written["raw_dim"], written["made_by"]) == (18, {"weights": f"{'ab' * 32}+{sha256(pickled)}"})
+    assert written["test"]["gap"] == measure(joined, whitening=12).test["gap"]
 
 
 def test_rows_go_to_the_results_table(ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_official(tmp_path / "x.pkl", ours)
     csv = tmp_path / "results.csv"
-    wish = (path, "--ground-truth", ours.museum.root, "--results", csv)
-    assert call(*wish) == 2 and "needs its --name" in capsys.readouterr().err and not csv.exists()
-    assert call(*wish, "--name", "theirs") == 0
+    options = (path, "--ground-truth", ours.museum.root, "--results", csv)
+    assert call(*options) == 2 and "needs its --name" in capsys.readouterr().err and not csv.exists()
+    assert call(*options, "--name", "theirs") == 0
     table = results.read(csv)
     run = measure(ours)
     assert sorted(table["split"]) == ["test", "val"] and set(table["network"]) == {"theirs"}
     row = table[table["split"] == "test"].iloc[0]
     assert row["gap"] == pytest.approx(100 * run.test["gap"], abs=0.005) and row["k"] == run.tuning.k
-    assert call(leave(tmp_path / "f", ours), *wish[1:]) == 0
+    assert call(leave(tmp_path / "f", ours), *options[1:]) == 0
     assert set(results.read(csv)["network"]) == {"theirs", "tiny"}
 
 
@@ -408,10 +408,10 @@ def test_bad_input_is_one_line_and_status_2(
     assert not list(tmp_path.rglob("*.scores.json"))
 
 
-@pytest.mark.parametrize("wish", [["--whitening", "0"], ["--whitening", "all"], ["--k", "x"], ["--database", "big"]])
-def test_words_that_mean_nothing(wish: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", "x.pkl", "--ground-truth", "here", *wish]) == 2
-    assert wish[0] in capsys.readouterr().err
+@pytest.mark.parametrize("options", [["--whitening", "0"], ["--whitening", "all"], ["--k", "x"], ["--database", "big"]])
+def test_words_that_mean_nothing(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "x.pkl", "--ground-truth", "here", *options]) == 2
+    assert options[0] in capsys.readouterr().err
 
 
 def test_a_run_holds_what_pictures_need(described: Described) -> None:

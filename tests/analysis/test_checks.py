@@ -1,4 +1,4 @@
-"""Each measure of fairness against a naive twin, a case worked by hand, or a textbook's formula."""
+"""Each score check against a naive twin, a case worked by hand, or a textbook's formula."""
 
 from __future__ import annotations
 
