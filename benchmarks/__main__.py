@@ -44,11 +44,11 @@ def run(name: str) -> list[dict[str, Any]]:
 def machine() -> str:
     """The processor and the versions that decide these figures."""
     try:
-        processor = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("model name")[1].split(":")[1].splitlines()[0]
+        model = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("model name")[1].split(":")[1].splitlines()[0]
     except (OSError, IndexError):
-        processor = platform.processor() or platform.machine()
+        model = platform.processor() or platform.machine()
     versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "faiss-cpu", "torch"))
-    return f"{os.cpu_count()} cores, {processor.strip()}, {versions}"
+    return f"{os.cpu_count()} cores, {model.strip()}, {versions}"
 
 
 def write(lines: Sequence[dict[str, Any]], path: Path) -> None:

@@ -1,7 +1,7 @@
 """metlib: instance-level recognition of artworks, measured exactly on the Met dataset.
 
 One pipeline: a museum's images become descriptors (`extract`), whitened descriptors (`whiten`), neighbours and
-predictions (`knn`), and scores (`metrics`, tuned by `tune`, judged by `evaluate`). Wings stand around it: see the README.
+predictions (`knn`), and scores (`metrics`, tuned by `tune`, judged by `evaluate`). Wings stand around it.
 
 Conventions, stated once and kept everywhere:
 

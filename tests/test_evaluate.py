@@ -217,11 +217,11 @@ def test_an_evaluation_is_checked_and_written_as_json(described: Described) -> N
     run = measure(described)
     with pytest.raises(ValueError, match="test: 30 answers, but scores of 42 queries"):
         replace(run, answers={name: run.answers["val"] for name in ("val", "test")})
-    written = json.loads(json.dumps(run.to_json(), allow_nan=False))
-    assert written["val"] == run.val | {"tuned_on": "the same queries"} and written["test"] == run.test | {"tuned_on": "val"}
-    assert (written["k"], written["tau"], written["dim"]) == (run.tuning.k, run.tuning.tau, run.dim)
-    assert written["tuning"]["gap_grid"] == run.tuning.gap_grid.tolist() and written["seconds"] == run.seconds
-    assert run.dims is not None and written["dims"]["tried"] == list(run.dims.dims)
+    read = json.loads(json.dumps(run.to_json(), allow_nan=False))
+    assert read["val"] == run.val | {"tuned_on": "the same queries"} and read["test"] == run.test | {"tuned_on": "val"}
+    assert (read["k"], read["tau"], read["dim"]) == (run.tuning.k, run.tuning.tau, run.dim)
+    assert read["tuning"]["gap_grid"] == run.tuning.gap_grid.tolist() and read["seconds"] == run.seconds
+    assert run.dims is not None and read["dims"]["tried"] == list(run.dims.dims)
     given = measure(described, whitening="raw", k=1, tau=1).to_json()
     assert given["dims"] is None and given["val"]["tuned_on"] == given["test"]["tuned_on"] == "nothing"
 
@@ -236,8 +236,8 @@ def write_truth(museum: Museum) -> None:
     for split, name in museum.splits():
         key, file = ("id", dataset.DATABASES[museum.kind]) if name == "database" else ("MET_id", dataset.QUERIES[name])
         rows = zip(split.paths, split.labels, strict=True)
-        written = [{"path": str(path)} | ({key: int(label)} if label >= 0 else {}) for path, label in rows]
-        (truth / file).write_text(json.dumps(written), encoding="utf-8")
+        read = [{"path": str(path)} | ({key: int(label)} if label >= 0 else {}) for path, label in rows]
+        (truth / file).write_text(json.dumps(read), encoding="utf-8")
 
 
 @pytest.fixture
@@ -277,12 +277,12 @@ def test_a_pickle_is_scored_as_what_went_into_it(
     out, err = capsys.readouterr()
     run = measure(ours)
     assert run.dims is not None and not err
-    written = scores_in(tmp_path / "descriptors.scores.json")
+    read = scores_in(tmp_path / "descriptors.scores.json")
     wanted = json.loads(json.dumps(run.to_json()))
-    assert {key: written[key] for key in wanted if key != "seconds"} == {k: v for k, v in wanted.items() if k != "seconds"}
-    assert list(written["seconds"]) == ["read", "choose", "score"]
-    assert (written["museum"], written["database"], written["images"]) == ("ours", "full", N)
-    assert written["made_by"] == {"weights": sha256(path)}
+    assert {key: read[key] for key in wanted if key != "seconds"} == {k: v for k, v in wanted.items() if k != "seconds"}
+    assert list(read["seconds"]) == ["read", "choose", "score"]
+    assert (read["museum"], read["database"], read["images"]) == ("ours", "full", N)
+    assert read["made_by"] == {"weights": sha256(path)}
     lines = out.splitlines()
     assert lines[0] == "ours, full database: 90 images of 45 exhibits; 30 val and 42 test queries"
     assert lines[1].startswith(f"descriptors of 12 dimensions, whitened to {run.dim} (learned from the database), best")
@@ -303,15 +303,15 @@ def test_the_difference_to_the_released_tool_is_where_a_reader_meets_it(capsys: 
 
 def test_k_1_tunes_tau_alone(ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_official(tmp_path / "x.pkl", ours)
-    options = ("--ground-truth", ours.museum.root, "--whitening", "6", "--k", "1", "--json", tmp_path / "new" / "s.json")
-    assert call(path, *options) == 0
-    written = scores_in(tmp_path / "new" / "s.json")
-    assert written["tuning"]["ks"] == [1] and len(written["tuning"]["taus"]) == 12 and written["k"] == 1
-    assert (written["dim"], written["dims"]) == (6, None)
+    given = ("--ground-truth", ours.museum.root, "--whitening", "6", "--k", "1", "--json", tmp_path / "new" / "s.json")
+    assert call(path, *given) == 0
+    read = scores_in(tmp_path / "new" / "s.json")
+    assert read["tuning"]["ks"] == [1] and len(read["tuning"]["taus"]) == 12 and read["k"] == 1
+    assert (read["dim"], read["dims"]) == (6, None)
     assert "best on val of 12 cells" in capsys.readouterr().out
-    assert call(path, *options, "--tau", "20", "--whitening", "raw", "--seed", "3") == 0
-    written = scores_in(tmp_path / "new" / "s.json")
-    assert (written["k"], written["tau"], written["dim"], written["seed"]) == (1, 20, None, 3)
+    assert call(path, *given, "--tau", "20", "--whitening", "raw", "--seed", "3") == 0
+    read = scores_in(tmp_path / "new" / "s.json")
+    assert (read["k"], read["tau"], read["dim"], read["seed"]) == (1, 20, None, 3)
     assert "12 dimensions, raw\nk = 1, tau = 20, given" in capsys.readouterr().out
 
 
@@ -320,14 +320,14 @@ def test_a_folder_and_several_sets(ours: Described, tmp_path: Path, capsys: pyte
     other = replace(ours, **{name: getattr(ours, name)[:, ::2].copy() for _, name in ours.museum.splits()})
     pickled = write_official(tmp_path / "other.pkl", other)
     assert call(folder, "--ground-truth", ours.museum.root) == 0
-    written = scores_in(tmp_path / "work" / "scales-1-0.5.scores.json")
-    assert written["made_by"] == {"backbone": "tiny", "weights": "ab" * 32, "scales": [1.0], "network": {}}
-    assert written["test"]["gap"] == measure(ours).test["gap"]
+    read = scores_in(tmp_path / "work" / "scales-1-0.5.scores.json")
+    assert read["made_by"] == {"backbone": "tiny", "weights": "ab" * 32, "scales": [1.0], "network": {}}
+    assert read["test"]["gap"] == measure(ours).test["gap"]
     assert call(folder, pickled, "--ground-truth", ours.museum.root, "--whitening", "12") == 0
-    written = scores_in(tmp_path / "work" / "scales-1-0.5+other.scores.json")
+    read = scores_in(tmp_path / "work" / "scales-1-0.5+other.scores.json")
     joined = descriptors.concatenate([ours, descriptors.from_official(pickled, ours.museum)])
-    assert (written["raw_dim"], written["made_by"]) == (18, {"weights": f"{'ab' * 32}+{sha256(pickled)}"})
-    assert written["test"]["gap"] == measure(joined, whitening=12).test["gap"]
+    assert (read["raw_dim"], read["made_by"]) == (18, {"weights": f"{'ab' * 32}+{sha256(pickled)}"})
+    assert read["test"]["gap"] == measure(joined, whitening=12).test["gap"]
 
 
 def test_rows_go_to_the_results_table(ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
