@@ -1,25 +1,21 @@
-"""BYOL: learning without labels; a network predicts how a slow copy of itself describes another view.
+"""BYOL (Grill et al., NeurIPS 2020): no labels; a network predicts how a slow copy of itself describes another view.
 
-A projector and a predictor stand on the descriptor during training, and go afterwards. As with SimSiam, watch `std`,
-the standard deviation of the normalised features over a batch, mean over channels: 1/√d where they spread over the
-sphere (0.063 for d = 256), and 0 after a collapse.
-Source: Grill et al., NeurIPS 2020.
+A projector and a predictor stand on the descriptor during training, and go afterwards. As with SimSiam, watch `std`:
+1/√d where the features spread over the sphere (0.063 for d = 256), and 0 after a collapse.
 """
 
 import copy
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metlib.backbone import Embedder
 from metlib.dataset import Museum
 from metlib.train.loop import fit
-from metlib.train.method import Method, Plan, check_batches, plan_two_views, spread_of
+from metlib.train.method import TwoViews, check_batches, spread_of
 from metlib.train.settings import Settings
 
 MOMENTUM = 0.996
@@ -44,7 +40,7 @@ def build_head(dim: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, out))
 
 
-class BYOL(Method):
+class BYOL(TwoViews):
     """The embedder under a projector and a predictor, and a slow copy of embedder and projector."""
 
     step: Tensor
@@ -58,16 +54,13 @@ class BYOL(Method):
         self.steps = steps
         self.register_buffer("step", torch.tensor(0))
 
-    def plan(self, descriptors: NDArray[np.float32], labels: NDArray[np.int64], rng: np.random.Generator) -> Plan:
-        return plan_two_views(len(labels))
-
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         n = len(targets)
         z1, z2 = (self.projector(rows) for rows in self.embed(images, n).unbind(dim=1))  # (n, width) each
         predicted = self.predictor(z1).float(), self.predictor(z2).float()
         with torch.no_grad():
-            slow = self.embed(images, n, self.slow_embedder)  # (n, 2, D)
-            t1, t2 = self.slow_projector(slow[:, 0]).float(), self.slow_projector(slow[:, 1]).float()
+            slow = self.embed(images, n, self.slow_embedder).unbind(dim=1)  # (n, D) each
+            t1, t2 = (self.slow_projector(rows).float() for rows in slow)
         return {"loss": byol_loss(predicted, (t1, t2)), "std": spread_of(z1)}
 
     @torch.no_grad()
@@ -91,9 +84,8 @@ def train(
 ) -> Path:
     """Train a copy of `embedder` on two views of every database image; give the path of the best checkpoint.
 
-    `hidden` is the width inside projector and predictor, `width` that of their outputs. Labels choose the best epoch
-    on val, and nothing else. Raises ValueError for parts of a batch below four items, which batch norm needs, and as
-    `loop.fit` does.
+    `hidden` is the width inside projector and predictor, `width` that of their outputs. Labels only choose the best
+    epoch, on val. Raises ValueError for parts of a batch below the four items of batch norm, and as `loop.fit` does.
     """
     settings = settings or Settings()
     check_batches(settings)

@@ -5,7 +5,7 @@ Every image is an anchor once an epoch, of one positive and one negative pair. K
 - `syn`: another augmentation of the anchor itself;
 - `syn+real`: another image of its class at random, itself when alone;
 - `syn+real-closest`: one of the two nearest of its class, the anchor counted; itself when alone;
-- `syn-alone`: as `syn`, without negatives: what is missing when nothing pushes apart.
+- `syn-alone`: as `syn`, without negatives.
 
 The negative is one at random of the ten nearest images of other classes, mined every epoch with the network as it is.
 Source: Ypsilantis et al., NeurIPS 2021, section 5 and supplement; the loss is that of Hadsell et al., CVPR 2006.
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -29,8 +30,7 @@ from metlib.train.settings import Settings
 
 PAIRS = ("syn", "syn+real", "syn+real-closest", "syn-alone")
 MARGIN = 1.8
-HARDEST = 10
-"""How many of the nearest images of other classes a negative is drawn from."""
+HARDEST = 10  # A negative is drawn from so many of the nearest images of other classes.
 
 
 def contrastive_loss(first: Tensor, second: Tensor, same: Tensor, margin: float = MARGIN) -> Tensor:
@@ -56,8 +56,7 @@ def find_negatives(descriptors: ArrayLike, labels: NDArray[np.int64], count: int
     if others < count:
         raise ValueError(f"{count} negatives asked for, but a class leaves {others} images of others: ask for fewer")
     near = search(descriptors, descriptors, int(count + sizes.max())).indices  # at least `count` are of others
-    own = labels[near] == labels[:, None]
-    first = np.argsort(own, axis=1, kind="stable")[:, :count]
+    first = np.argsort(labels[near] == labels[:, None], axis=1, kind="stable")[:, :count]  # False, others, first
     return np.take_along_axis(near, first, axis=1)
 
 
@@ -71,12 +70,11 @@ def find_closest(descriptors: NDArray[np.float32], labels: NDArray[np.int64]) ->
     return closest
 
 
-def find_random(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+def find_random(labels: NDArray[np.int64], rng: Generator) -> NDArray[np.int64]:
     """Draw another image of each image's class: rows (N,) of the database, its own when alone."""
     drawn = np.arange(len(labels))
     for rows in _shared(labels):
-        steps = rng.integers(1, len(rows), len(rows))
-        drawn[rows] = rows[(np.arange(len(rows)) + steps) % len(rows)]
+        drawn[rows] = rows[(np.arange(len(rows)) + rng.integers(1, len(rows), len(rows))) % len(rows)]
     return drawn
 
 
@@ -88,20 +86,14 @@ def _shared(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 def plan_pairs(
-    descriptors: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    pairs: str,
-    rng: np.random.Generator,
-    hardest: int = HARDEST,
+    descriptors: NDArray[np.float32], labels: NDArray[np.int64], pairs: str, rng: Generator, hardest: int = HARDEST
 ) -> Plan:
     """Pair every image with a positive (target 1), then with a negative (target 0): images (2N, 2), or (N, 2).
 
-    Raises ValueError for another kind of `pairs`, for real pairs where no class has two images, and as
-    `find_negatives` does.
+    Raises ValueError for other `pairs`, for real pairs where no class has two images, and as `find_negatives` does.
     """
     _check_pairs(pairs, labels)
-    anchors = np.arange(len(labels))
-    positives = anchors
+    anchors = positives = np.arange(len(labels))
     if pairs == "syn+real":
         positives = find_random(labels, rng)
     elif pairs == "syn+real-closest":
@@ -127,7 +119,7 @@ class Contrastive(Method):
         super().__init__(embedder)
         self.pairs, self.margin, self.hardest = pairs, margin, hardest
 
-    def plan(self, descriptors: NDArray[np.float32], labels: NDArray[np.int64], rng: np.random.Generator) -> Plan:
+    def plan(self, descriptors: NDArray[np.float32], labels: NDArray[np.int64], rng: Generator) -> Plan:
         return plan_pairs(descriptors, labels, self.pairs, rng, self.hardest)
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:

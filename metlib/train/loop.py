@@ -1,10 +1,8 @@
 """The loop that every method shares: epochs, validation by the study's protocol, resuming, several devices.
 
-An epoch shows the network the images of its `Plan` (pairs are mined with the network as it is), then describes the
-database and the val queries at a single scale, and scores val: whitening from the database, its dimension, k and tau
-from val. The best epoch by val GAP is kept; the untouched network counts as epoch 0. A method that learns something
-other than exhibits scores val its own way (`Method.score`). Every draw is made from the seed and the epoch, and the
-whole state is written after each epoch: a run that is killed and resumed ends as one that was never killed.
+An epoch shows the network the images of its `Plan`, then describes the database and the val queries at a single scale,
+and scores val (`Method.score`). The best epoch is kept; the untouched network counts as epoch 0. Every draw comes from
+seed and epoch, and each epoch writes the whole state: a killed and resumed run ends as one that was never killed.
 """
 
 import copy
@@ -31,11 +29,8 @@ from metlib.backbone import Embedder
 from metlib.common.files import replacing, short_hash
 from metlib.common.progress import track
 from metlib.dataset import Museum, Split
-from metlib.extract import Reader
-from metlib.train.method import Method, Plan
-from metlib.train.processes import Process, join
-from metlib.train.settings import PRESETS as PRESETS
-from metlib.train.settings import Settings
+from metlib.train.method import Method, Plan, Process, join
+from metlib.train.settings import PRESETS, Settings  # noqa: F401 (PRESETS are read from here)
 from metlib.train.views import Views
 from metlib.whiten import PCAWhitening
 
@@ -47,28 +42,24 @@ def fit(
     settings: Settings,
     make: Callable[[Embedder], Method],
     about: Mapping[str, Any],
-    reader: Reader | None = None,
+    reader: extract.Reader | None = None,
 ) -> Path:
     """Train a copy of `embedder` by a method, or go on where `out` stopped; give the path of the best checkpoint.
 
     `make` puts the method around the embedder, `about` names it ("method") with all that decides its result; "title"
-    goes into the checkpoint's name. `reader` gives the pixels of images that are not to be decoded from their files,
-    in training and in validation. `out` then holds the checkpoint, `history.csv`, `run.json` (what decides the result)
-    and `state.pt`. Raises ValueError if `out` holds another run or the database is smaller than the batch, and
-    RuntimeError for a loss that is NaN or infinite, with the batch's images.
+    goes into the checkpoint's name. `reader` gives pixels that are not to be decoded from the images' files. `out` then
+    holds the checkpoint, `history.csv`, `run.json` (what decides the result) and `state.pt`. Raises ValueError if `out`
+    holds another run or the database is smaller than the batch, and RuntimeError for a loss that is NaN or infinite.
     """
     if len(museum.database) < settings.batch:
-        raise ValueError(
-            f"the database of {museum.name} has {len(museum.database)} images, fewer than a batch of {settings.batch}: "
-            "ask for a smaller batch"
-        )
+        found = f"the database of {museum.name} has {len(museum.database)} images"
+        raise ValueError(f"{found}, fewer than a batch of {settings.batch}: ask for a smaller batch")
     path = Path(out) / f"{embedder.name}-{about.get('title', about['method'])}.safetensors".replace("/", "-")
     decides = {name: value for name, value in about.items() if name != "title"}
     decides |= {"pixels": reader.name} if reader else {}
-    with join(settings) as process:
-        gpus = [process.device] if process.device.type == "cuda" else []
-        with torch.random.fork_rng(gpus):  # the caller's generators stay as they are
-            return _Training(museum, embedder, Path(out), path, settings, decides, process, reader).run(make)
+    # The caller's generators stay as they are.
+    with join(settings) as process, torch.random.fork_rng([process.device] if process.device.type == "cuda" else []):
+        return _Training(museum, embedder, Path(out), path, settings, decides, process, reader).run(make)
 
 
 @dataclass(eq=False)
@@ -82,7 +73,7 @@ class _Training:
     settings: Settings
     about: Mapping[str, Any]
     process: Process
-    reader: Reader | None
+    reader: extract.Reader | None
     rows: list[dict[str, Any]] = field(default_factory=list)
     criterion: str = Method.criterion
 
@@ -117,15 +108,16 @@ class _Training:
         else:
             plan = self._finish_epoch(method, optimizer, {"epoch": 0})
         model = DistributedDataParallel(method, broadcast_buffers=False) if self.process.world > 1 else method
-        while not self._has_ended():
+        patience = settings.patience or settings.epochs  # None: never
+        while len(self.rows) <= min(settings.epochs, _best(self.rows, self.criterion) + patience):
             epoch = len(self.rows)
             factor = settings.gamma ** ((epoch - 1) // settings.step)
             for group in optimizer.param_groups:
                 group["lr"] = group["start"] * factor
             begun = time.perf_counter()
-            means = self._train_epoch(epoch, model, method, optimizer, plan)
+            row = {"epoch": epoch, "lr": settings.lr * factor}
+            row |= self._train_epoch(epoch, model, method, optimizer, plan)
             seconds = time.perf_counter() - begun
-            row = {"epoch": epoch, "lr": settings.lr * factor, **means}
             row |= {"seconds": seconds, "images_per_second": plan.images.size / seconds}
             plan = self._finish_epoch(method, optimizer, row)
         if self.process.rank == 0 and settings.verbose:
@@ -133,12 +125,6 @@ class _Training:
             score = f"{_TITLES[self.criterion]}: epoch {best['epoch']} of {settings.epochs}"
             print(f"best by {score}, {100 * best[self.criterion]:.1f}", flush=True)
         return self.path
-
-    def _has_ended(self) -> bool:
-        """Whether all epochs are done, or as many as patience allows came without a better one."""
-        done, patience = len(self.rows) - 1, self.settings.patience
-        waited = done - _best(self.rows, self.criterion)
-        return done >= self.settings.epochs or (patience is not None and waited >= patience)
 
     def _train_epoch(
         self, epoch: int, model: nn.Module, method: Method, optimizer: torch.optim.Optimizer, plan: Plan
@@ -156,9 +142,8 @@ class _Training:
         method.train()
         if settings.frozen_norm:
             networks = (module for module in method.modules() if isinstance(module, Embedder))
-            for layer in (layer for network in networks for layer in network.modules()):
-                if isinstance(layer, _BatchNorm):
-                    layer.eval()
+            for norm in (layer for network in networks for layer in network.modules() if isinstance(layer, _BatchNorm)):
+                norm.eval()
         means: dict[str, float] = {}
         with track(total=plan.images.size, label=f"epoch {epoch}/{settings.epochs}") as bar:
             for number, batch in enumerate(batches, 1):
@@ -171,10 +156,8 @@ class _Training:
                     loss = values["loss"].item()
                     if not math.isfinite(loss):
                         paths = ", ".join(self.museum.database.paths[np.unique(plan.images[part])])
-                        raise RuntimeError(
-                            f"epoch {epoch}, batch {number}: the loss is {loss} with the images {paths}. Look at them; "
-                            "or lower lr, or compute in float32"
-                        )
+                        found = f"epoch {epoch}, batch {number}: the loss is {loss} with the images {paths}"
+                        raise RuntimeError(f"{found}. Look at them; or lower lr, or compute in float32")
                     (values["loss"] * (len(part) / sum(map(len, batch)))).backward()
                     for name, value in values.items():
                         means[name] = means.get(name, 0.0) + value.item() * len(part) / n
@@ -264,35 +247,28 @@ class _Training:
             raise ValueError(f"{file} is damaged ({error}): delete {self.out} to train again") from None
         for key in mine | theirs:
             if mine.get(key) != theirs.get(key):
-                raise ValueError(
-                    f"{self.out} is another run: its {key} is {theirs.get(key)!r}, yours {mine.get(key)!r}. "
-                    "Name another folder, or delete this one to train again"
-                )
+                found = f"{self.out} is another run: its {key} is {theirs.get(key)!r}, yours {mine.get(key)!r}"
+                raise ValueError(f"{found}. Name another folder, or delete this one to train again")
 
     def _read_state(self) -> dict[str, Any] | None:
         file = self.out / "state.pt"
-        if not file.exists():
-            return None
         try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True) if file.exists() else None
         except Exception as error:  # torch, pickle and zipfile raise their own kinds
             raise ValueError(f"{file} is damaged ({error}): delete {self.out} to train again") from error
-        return state
 
     def _save_best(self, embedder: Embedder, epoch: int) -> None:
         """Write the checkpoint with how it was trained; at epoch 0 an untrained network stays marked as untrained."""
         before = self.untouched
         training = {**self.about, **self.settings.lasting, "epoch": epoch, "museum": self.museum.name}
         training |= {"database": self.museum.kind, "start": before.name, "start_weights": before.weights_sha256()}
-        if before.recipe.training:
-            training["before"] = dict(before.recipe.training)
-        recipe = replace(embedder.recipe, training=training)
+        training |= {"before": dict(before.recipe.training)} if before.recipe.training else {}
+        saved = copy.copy(embedder)  # the same weights under another recipe
+        saved.recipe = replace(embedder.recipe, training=training)
         if epoch:
-            source = "scratch" if recipe.untrained else recipe.origin or before.name
-            recipe = replace(recipe, seed=None, origin=f"trained by metlib from {source}")
-        copied = copy.copy(embedder)  # the same weights under another recipe
-        copied.recipe = recipe
-        backbone.save(copied, self.path)
+            source = "scratch" if saved.recipe.untrained else saved.recipe.origin or before.name
+            saved.recipe = replace(saved.recipe, seed=None, origin=f"trained by metlib from {source}")
+        backbone.save(saved, self.path)
 
     def _write_history(self) -> None:
         last, best = self.rows[-1], _best(self.rows, self.criterion)
@@ -308,10 +284,9 @@ class _Training:
 def history(out: str | Path) -> pd.DataFrame:
     """Read the history of a run, one row an epoch from 0, the untouched network.
 
-    Columns: `epoch`, `lr`, `loss` (mean over items) and what else the method reports, val's `gap`, `gap_minus`,
-    `acc` as fractions with the `dim`, `k`, `tau` chosen on val (or what else the method scores), GeM's `p`,
-    `images_per_second`, `seconds`, `best`.
-    Raises FileNotFoundError if no epoch was finished in the folder `out`.
+    Columns: `epoch`, `lr`, `loss` (mean over items) and what else the method reports, val's `gap`, `gap_minus`, `acc`
+    as fractions with the `dim`, `k`, `tau` chosen on val (or what else the method scores), GeM's `p`,
+    `images_per_second`, `seconds`, `best`. Raises FileNotFoundError if no epoch was finished in the folder `out`.
     """
     path = Path(out) / "history.csv"
     if not path.is_file():
@@ -320,9 +295,9 @@ def history(out: str | Path) -> pd.DataFrame:
 
 
 def name_run(museum: Museum, embedder: Embedder, settings: Settings, **choices: Any) -> str:
-    """Name a folder for a run after museum, network, settings and the `choices` of its method.
+    """Name a folder for a run after museum, network, settings and its method's `choices`: the same run, the same name.
 
-    The same run gets the same name again. Runs that differ in anything else share a name, and `fit` refuses the second.
+    Runs that differ in anything else share a name, and `fit` refuses the second.
     """
     identity = _identity(museum, embedder, settings, choices)
     return "-".join([museum.name, embedder.name, *map(str, choices.values()), short_hash(identity)]).replace("/", "-")
@@ -341,13 +316,9 @@ def _best(rows: Sequence[Mapping[str, Any]], criterion: str) -> int:
     return int(np.argmax([row[criterion] for row in rows]))
 
 
-_TITLES = {
-    "gap": "val GAP",
-    "acc": "ACC",
-    "classifier_gap": "the classifier's val GAP",
-    "classifier_acc": "ACC",
-    "accuracy": "val accuracy",
-}
+_TITLES = dict(
+    gap="val GAP", acc="ACC", classifier_gap="the classifier's val GAP", classifier_acc="ACC", accuracy="val accuracy"
+)
 """How the line of an epoch calls the scores that it shows."""
 
 

@@ -1,20 +1,29 @@
-"""What a way to train must provide, and the parts that several of them share."""
+"""What a way to train must provide, the parts that several share, and the processes that train together.
 
+Under torchrun, each takes a share of every batch; descriptors are gathered before the loss, which sees the whole batch.
+"""
+
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional as F
 
 from metlib import evaluate
 from metlib.backbone import Embedder
+from metlib.common.device import check_device
 from metlib.dataset import Museum
 from metlib.descriptors import Described
-from metlib.train.processes import gather
 from metlib.train.settings import Settings
 
 
@@ -31,14 +40,10 @@ class Plan:
 
 
 class Method(nn.Module, ABC):
-    """A way to train: the embedder and what its loss needs beside it. A method gives `plan` and `forward`, the loss.
+    """A way to train: the embedder and what its loss needs beside it. A method gives `plan` and `forward`, the loss."""
 
-    `criterion` is the column of the history whose largest value marks the best epoch. A method that does not use the
-    database's descriptors sets `needs_database` to False: they are then not computed, and it gets none.
-    """
-
-    criterion: ClassVar[str] = "gap"
-    needs_database: ClassVar[bool] = True
+    criterion: ClassVar[str] = "gap"  # the column of the history whose largest value marks the best epoch
+    needs_database: ClassVar[bool] = True  # False: the database's descriptors are not computed, and it gets none
 
     def __init__(self, embedder: Embedder) -> None:
         super().__init__()
@@ -52,8 +57,7 @@ class Method(nn.Module, ABC):
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Give the "loss" of a batch, and more values for columns of the history.
 
-        `images` (m, V, 3, S, S) in [0, 1] are this process' share, `targets` (n,) those of the whole batch: see
-        `embed`.
+        `images` (m, V, 3, S, S) in [0, 1] are this process' share (see `embed`), `targets` (n,) the whole batch's.
         """
 
     def embed(self, images: Tensor, n: int, embedder: Embedder | None = None) -> Tensor:
@@ -75,22 +79,23 @@ class Method(nn.Module, ABC):
         """Write what belongs beside the checkpoint of the best epoch."""
 
 
+class TwoViews(Method):
+    """A method that learns from two views of every image, without labels."""
+
+    def plan(self, descriptors: NDArray[np.float32], labels: NDArray[np.int64], rng: np.random.Generator) -> Plan:
+        rows = np.arange(len(labels))
+        return Plan(np.stack([rows, rows], axis=1), np.zeros_like(rows))
+
+
 def validate(museum: Museum, database: NDArray[np.float32], val: NDArray[np.float32]) -> dict[str, Any]:
     """Score val by the study's protocol, tuned on val itself: good for comparing epochs, optimistic as a number.
 
-    `database` (N, D) and `val` (Q, D) are the museum's descriptors; gives `gap`, `gap_minus`, `acc` as fractions
-    and what was chosen on val, `dim`, `k`, `tau`.
+    `database` (N, D), `val` (Q, D); gives `gap`, `gap_minus`, `acc` as fractions and the chosen `dim`, `k`, `tau`.
     """
     described = Described(replace(museum, test=museum.val), database, val, val)  # training does not see test
     choice = evaluate.choose(described)
     scores = evaluate.score(choice, described, "val").scores
     return asdict(scores) | {"dim": choice.dim, "k": choice.tuning.k, "tau": choice.tuning.tau}
-
-
-def plan_two_views(n: int) -> Plan:
-    """Plan two views of each of `n` images, without labels."""
-    rows = np.arange(n)
-    return Plan(np.stack([rows, rows], axis=1), np.zeros_like(rows))
 
 
 def spread_of(rows: Tensor) -> Tensor:
@@ -102,3 +107,69 @@ def check_batches(settings: Settings) -> None:
     """Raise ValueError if a part of a batch could have fewer than four items, the least for a head's batch norm."""
     if settings.batch < 8 * settings.accumulate:
         raise ValueError(f"batch norm needs a batch of {8 * settings.accumulate} or more, got {settings.batch}")
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among the `world` that train together, and its device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    def wait(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+    def share(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Take this process' items of a batch. All shares have one length; the last item repeats where needed."""
+        each = -(-len(items) // self.world)
+        return np.pad(items, (0, each * self.world - len(items)), "edge")[self.rank * each :][:each]
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """Compute a value in the first process alone, and give it to all; its error ends all of them."""
+        if self.world == 1:
+            return make()
+        box: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                box = [make()]
+            except (ValueError, OSError, RuntimeError) as error:
+                box = [error]
+        dist.broadcast_object_list(box, device=self.device if self.device.type == "cuda" else None)
+        if isinstance(box[0], Exception):
+            raise box[0]
+        return box[0]
+
+
+@contextmanager
+def join(settings: Settings) -> Iterator[Process]:
+    """Join the other processes if torchrun started several, and leave them at the end."""
+    world, local = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("LOCAL_RANK", "0")
+    name = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(f"cuda:{local}" if name == "cuda" and world > 1 else name)
+    check_device(str(device))
+    if world == 1:
+        yield Process(0, 1, device)
+        return
+    if not settings.frozen_norm:
+        raise ValueError("frozen_norm=False learns the statistics of whole batches: train in one process")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(hours=12))  # the others wait while the first one mines
+    try:
+        yield Process(dist.get_rank(), world, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def gather(rows: Tensor, n: int) -> Tensor:
+    """Give the first n of all processes' rows (m, ...), in order; gradients flow to this process' own rows."""
+    if not dist.is_initialized():
+        return rows
+    world = dist.get_world_size()
+    parts = [torch.empty_like(rows) for _ in range(world)]
+    dist.all_gather(parts, rows.detach().contiguous())
+    if rows.requires_grad:  # DistributedDataParallel takes the mean over processes, where this needs the sum
+        rows.register_hook(lambda gradient: gradient * world)
+    parts[dist.get_rank()] = rows
+    return torch.cat(parts)[:n]

@@ -1,10 +1,8 @@
 """A parametric classifier: one learned vector a class, compared by cosine; trained by cross-entropy or ArcFace.
 
-It is scored twice: as a classifier, with its softmax as confidence, and, the classifier thrown away, by the nearest
-neighbours of the descriptors. Class vectors start as the mean descriptor of their images (imprinting, Qi
-et al., CVPR 2018): most exhibits have a single photograph, and random vectors would take long to find it.
-Source: Ypsilantis et al., NeurIPS 2021, section 5; ArcFace: Deng et al., CVPR 2019. The losses are those of
-pytorch-metric-learning.
+It is scored twice: as a classifier, with its softmax as confidence, and without it, by the nearest neighbours of the
+descriptors. Class vectors start as the mean descriptor of their images (imprinting, Qi et al., CVPR 2018).
+Source: Ypsilantis et al., NeurIPS 2021, section 5; ArcFace: Deng et al., CVPR 2019.
 """
 
 import zipfile
@@ -31,8 +29,7 @@ from metlib.train.method import Method, Plan
 from metlib.train.settings import Settings
 
 LOSSES = ("softmax", "arcface")
-SCALE = {"softmax": 20.0, "arcface": 64.0}
-"""What cosines are multiplied by before the softmax: the defaults of pytorch-metric-learning."""
+SCALE = {"softmax": 20.0, "arcface": 64.0}  # of cosines before the softmax: pytorch-metric-learning's defaults
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +48,9 @@ class Classifier:
             raise ValueError(f"scale must be positive, got {self.scale!r}")
 
     def classify(self, descriptors: ArrayLike) -> Predictions:
-        """Give each of the descriptors (Q, D) the label of the class vector of largest cosine.
+        """Give each of the descriptors (Q, D) the label of the class vector of largest cosine, of equals the smaller.
 
-        Confidence is the log of a softmax over all classes, in float64. Of equal cosines the smaller class id wins.
-        Raises ValueError for another D.
+        Confidence is the log of a softmax over all classes, in float64. Raises ValueError for another D.
         """
         queries = as_rows(descriptors, "query descriptors")
         if queries.shape[1] != self.vectors.shape[1]:
@@ -112,33 +108,25 @@ class Parametric(Method):
 
     @property
     def classifier(self) -> Classifier:
-        """The classifier as it is now."""
         vectors = self.loss.W.detach().float().cpu().numpy().T
         return Classifier(unit(np.ascontiguousarray(vectors)), self.classes, self.scale)
 
     def score(self, museum: Museum, database: NDArray[np.float32], val: NDArray[np.float32]) -> dict[str, Any]:
         answers = self.classifier.classify(val)
         scores = asdict(metrics.evaluate(answers.labels, answers.log_confidence, museum.val.labels))
-        own = {f"classifier_{name}": score for name, score in scores.items()}
-        return super().score(museum, database, val) | own
+        return super().score(museum, database, val) | {f"classifier_{name}": score for name, score in scores.items()}
 
     def keep(self, checkpoint: Path) -> None:
-        now = self.classifier
         with replacing(classifier_file(checkpoint)) as file:
-            np.savez(file, vectors=now.vectors, labels=now.labels, scale=now.scale)
+            np.savez(file, **asdict(self.classifier))
 
 
 def compare(museum: Museum, checkpoint: str | Path, work_dir: str | Path) -> dict[str, dict[str, float]]:
-    """Score test both ways, at a single scale: rows of `metrics.summary` by "classifier" and by "neighbours".
-
-    The classifier has nothing to tune; the neighbours follow the protocol of `evaluate.measure`.
-    """
+    """Score test at a single scale: `metrics.summary` as "classifier", the protocol of `evaluate` as "neighbours"."""
     described = extract.describe(museum, backbone.load(checkpoint), work_dir, scales=(1,))
     answers = load_classifier(checkpoint).classify(described.test)
-    return {
-        "classifier": metrics.summary(answers.labels, answers.log_confidence, described.museum.test.labels),
-        "neighbours": evaluate.measure(described).test,
-    }
+    own = metrics.summary(answers.labels, answers.log_confidence, described.museum.test.labels)
+    return {"classifier": own, "neighbours": evaluate.measure(described).test}
 
 
 def train(
@@ -152,9 +140,8 @@ def train(
 ) -> Path:
     """Train a copy of `embedder` to distinguish the database's classes; give the path of the best checkpoint.
 
-    `loss` is "softmax", cross-entropy, or "arcface"; every image is shown in `views` views an epoch, more of them
-    where describing the museum after each epoch would cost more than training. The best epoch is that of the
-    neighbours' val GAP; the classifier's own val scores are columns of the history, its vectors lie beside the
+    `loss` is "softmax", cross-entropy, or "arcface"; an epoch shows `views` views of every image. The neighbours' val
+    GAP chooses the best epoch; the classifier's val scores are columns of the history, its vectors lie beside the
     checkpoint. Raises ValueError for another loss, a database of one class, and as `loop.fit` does.
     """
     if loss not in LOSSES:

@@ -5,24 +5,22 @@ from typing import Any
 
 from metlib.common.checks import check_integer
 
-FREE = ("workers", "device", "log", "verbose")
-"""The settings that may change when a run is resumed: they change no result."""
+FREE = ("workers", "device", "log", "verbose")  # may change when a run is resumed: they change no result
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to train; the defaults are the published ones (Ypsilantis et al., 2021, section 5 and supplement).
 
-    `lr` is Adam's rate for the network, `head_lr` for what a method puts on top of it, which starts from nothing;
-    both are multiplied by `gamma` after every `step` epochs. `batch` items make one step of the optimiser, computed
-    in `accumulate` parts where memory is short; `checkpointing` saves memory too, and computes activations twice.
+    `lr` is Adam's rate for the network, `head_lr` for what a method puts on top of it; both are multiplied by `gamma`
+    after every `step` epochs. `batch` items make one step of the optimiser, computed in `accumulate` parts where memory
+    is short; `checkpointing` saves memory too, and computes activations twice.
     Views are square, `size` pixels, crops of `crop` to all of the area, with other colours (`colour`), mirrored only
     if `flip` is set. `patience` ends training after so many epochs without a better one (None: never).
     `projector` is the dimension of a linear layer that starts as PCA whitening learned on the database (None: no such
     layer). `frozen_norm` keeps the loaded statistics of batch norm; training from scratch must learn them (False).
     `precision` is "float32" or "bf16", automatic mixed precision. `device` None takes a GPU if there is one; `log`
-    writes TensorBoard's files, `verbose` prints a line an epoch.
-    Raises ValueError for a value of the wrong type or out of range.
+    writes TensorBoard's files, `verbose` prints a line an epoch. Raises ValueError for a wrong type or range.
     """
 
     lr: float = 1e-7
@@ -74,11 +72,5 @@ class Settings:
         return {name: value for name, value in asdict(self).items() if name not in FREE}
 
 
-PRESETS = {
-    "paper": Settings(),
-    "small": Settings(lr=1e-5, epochs=3, step=2, batch=32, size=128, workers=0),
-}
-"""The published settings, and some for a few minutes on two cores.
-
-The small ones start no workers: these gain little on two cores, and a notebook's kernel has been seen to hang on them.
-"""
+PRESETS = {"paper": Settings(), "small": Settings(lr=1e-5, epochs=3, step=2, batch=32, size=128, workers=0)}
+"""The published settings, and some for minutes on two cores, without workers: a notebook's kernel has hung on them."""

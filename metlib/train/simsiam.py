@@ -1,22 +1,19 @@
-"""SimSiam: learning without labels and without negatives; each view predicts the other, which holds still.
+"""SimSiam (Chen and He, CVPR 2021): no labels, no negatives; each view predicts the other, which gets no gradient.
 
-A projector and a predictor stand on the descriptor during training, and go afterwards. The method can collapse to a
-constant without a sign in the loss: watch `std`, the standard deviation of the normalised features over a batch, mean
-over channels. It is 1/√d where they spread over the sphere (0.022 for d = 2,048), and 0 after a collapse.
-Source: Chen and He, CVPR 2021.
+A projector and a predictor stand on the descriptor during training, and go afterwards. The loss does not show a
+collapse to a constant: watch `std`, the standard deviation of the normalised features over a batch, mean over channels.
+It is 1/√d where they spread over the sphere (0.022 for d = 2,048), and 0 after a collapse.
 """
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metlib.backbone import Embedder
 from metlib.dataset import Museum
 from metlib.train.loop import fit
-from metlib.train.method import Method, Plan, check_batches, plan_two_views, spread_of
+from metlib.train.method import TwoViews, check_batches, spread_of
 from metlib.train.settings import Settings
 
 
@@ -42,16 +39,13 @@ def build_predictor(hidden: int, neck: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(hidden, neck, bias=False), nn.BatchNorm1d(neck), nn.ReLU(), nn.Linear(neck, hidden))
 
 
-class SimSiam(Method):
+class SimSiam(TwoViews):
     """The embedder under a projector and a predictor."""
 
     def __init__(self, embedder: Embedder, hidden: int, neck: int) -> None:
         super().__init__(embedder)
         self.projector = build_projector(embedder.dim, hidden)
         self.predictor = build_predictor(hidden, neck)
-
-    def plan(self, descriptors: NDArray[np.float32], labels: NDArray[np.int64], rng: np.random.Generator) -> Plan:
-        return plan_two_views(len(labels))
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         rows = self.embed(images, len(targets))  # (n, 2, D)
@@ -71,9 +65,8 @@ def train(
 ) -> Path:
     """Train a copy of `embedder` on two views of every database image; give the path of the best checkpoint.
 
-    `hidden` is the width of the projector, `neck` that of the predictor's middle. Labels choose the best epoch on val,
-    and nothing else. Raises ValueError for parts of a batch below four items, which batch norm needs, and as
-    `loop.fit` does.
+    `hidden` is the width of the projector, `neck` that of the predictor's middle. Labels only choose the best epoch,
+    on val. Raises ValueError for parts of a batch below the four items of batch norm, and as `loop.fit` does.
     """
     settings = settings or Settings()
     check_batches(settings)

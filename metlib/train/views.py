@@ -1,13 +1,10 @@
-"""Augmented views: a photograph as it might have been taken another time.
+"""Augmented views: a photograph as it might have been taken another time (Ypsilantis et al., NeurIPS 2021, section 5).
 
 A crop of 70 to 100 % of the area, brought to a square of `size` pixels; colour jitter (0.4, 0.4, 0.4, 0.1) for four
-images of five; grey for one of five. No flip: a mirrored artwork is another artwork. Both are options, for style and
-genre: these depend on colour, and a mirrored landscape is still a landscape.
-Source: Ypsilantis et al., NeurIPS 2021, section 5 and supplement.
+images of five; grey for one of five. No flip: a mirrored artwork is another artwork. Both are options.
 """
 
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +16,7 @@ from torchvision.transforms import v2
 
 from metlib import dataset
 from metlib.dataset import Split
+from metlib.extract import Reader
 
 
 def build_transform(size: int = 500, crop: float = 0.7, *, colour: bool = True, flip: bool = False) -> v2.Compose:
@@ -37,26 +35,15 @@ def build_transform(size: int = 500, crop: float = 0.7, *, colour: bool = True, 
 class Views(Dataset[Tensor]):
     """The items of one epoch: item m is uint8 (V, 3, size, size), a view of each of the images `images[m]`.
 
-    `images` (M, V) are rows of `split`, read from their files or by a `reader`. A view depends on (seed, epoch, item,
-    its place in the item) alone, not on worker processes or the items before it: a resumed epoch sees the same pixels.
-    Pillow works on the pixels, for torch's sums differ with the number of threads.
+    `images` (M, V) are rows of `split`, read from their files or by a `reader`; `look` is what `build_transform` takes.
+    A view depends on (seed, epoch, item, place in it) alone. Pillow computes it: torch's sums differ with threads.
     """
 
     def __init__(
-        self,
-        split: Split,
-        images: NDArray[np.int64],
-        *,
-        size: int,
-        crop: float,
-        seed: int,
-        epoch: int,
-        colour: bool = True,
-        flip: bool = False,
-        reader: Callable[[Path], NDArray[np.uint8]] | None = None,
+        self, split: Split, images: NDArray[np.int64], seed: int, epoch: int, reader: Reader | None = None, **look: Any
     ) -> None:
         self.split, self.images, self.key = split, images, (seed, epoch)
-        self.transform, self.reader = build_transform(size, crop, colour=colour, flip=flip), reader
+        self.transform, self.reader = build_transform(**look), reader
 
     def __len__(self) -> int:
         return len(self.images)
