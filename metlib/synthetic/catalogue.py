@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.random import default_rng
 
-from metlib.synthetic.drawing import PALETTES, Array
-from metlib.synthetic.photographs import KINDS, NOT_ART, SCHOOLS, SHARES, Exhibit
+from metlib.synthetic.colours import PALETTES, Array
+from metlib.synthetic.photographs import KINDS, SCHOOLS, SHARES, Exhibit
+from metlib.synthetic.visitors import NOT_ART
 
 SINGLE = 0.6  # share of exhibits with one photograph, as in the Met
 MOST = 10  # photographs of one exhibit

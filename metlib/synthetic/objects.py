@@ -7,27 +7,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from metlib.synthetic.drawing import (
-    KINSHIP,
-    Array,
-    Choices,
-    Point,
-    Sheet,
-    bell,
-    black,
-    colours,
-    edge,
-    grid,
-    mix,
-    noise,
-    pigment,
-    ramp,
-    relief,
-    smoothed,
-    to_array,
-    to_image,
-    turned,
-)
+from metlib.synthetic.colours import KINSHIP, Array, Choices, colours, mix, noise, pigment, ramp, to_array, to_image
+from metlib.synthetic.drawing import Point, Sheet, bell, black, edge, grid, relief, smoothed, turned
 
 # Radii from lip to foot, in heights.
 SHAPES = {

@@ -7,25 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from metlib.synthetic.drawing import (
-    KINSHIP,
-    Array,
-    Choices,
-    Point,
-    Sheet,
-    bell,
-    black,
-    brushed,
-    canvas,
-    edge,
-    grid,
-    mix,
-    noise,
-    pigment,
-    ramp,
-    relief,
-    turned,
-)
+from metlib.synthetic.colours import KINSHIP, Array, Choices, mix, noise, pigment, ramp
+from metlib.synthetic.drawing import Point, Sheet, bell, black, brushed, canvas, edge, grid, relief, turned
 from metlib.synthetic.objects import SHAPES, revolve
 
 
