@@ -69,16 +69,14 @@ KINSHIP = 0.26  # how far an exhibit strays from its series, as a part of each c
 
 
 class Choices:
-    """Two random generators, the series' and the exhibit's own: every choice is the series' choice, varied a little.
-
-    `part(k)` is a fresh pair for one part of the picture; what is drawn for one part doesn't shift the next.
-    """
+    """Two random generators, the series' and the exhibit's own: every choice is the series' choice, varied a little."""
 
     def __init__(self, series: Sequence[int], own: Sequence[int]) -> None:
         self.seeds = (list(series), list(own))
         self.series, self.own = default_rng(self.seeds[0]), default_rng(self.seeds[1])
 
     def part(self, k: int) -> "Choices":
+        """Give a fresh pair for part k of the picture: what is drawn for one part doesn't shift the next."""
         return Choices([*self.seeds[0], k], [*self.seeds[1], k])
 
     def between(self, low: float, high: float, variation: float = 1.0) -> float:

@@ -1,8 +1,4 @@
-"""Shapes, strokes and light. Lengths are in heights of the picture: y runs from 0 to 1, x from 0 to width/height.
-
-Functions of other modules that draw a picture take the random `Choices`, a palette (6, 3), and the width and height in
-pixels.
-"""
+"""Shapes, strokes and light. Lengths are in heights of the picture: y runs from 0 to 1, x from 0 to width/height."""
 
 from copy import copy
 from typing import Any, Self
@@ -40,10 +36,7 @@ def relief(height: Array, strength: float) -> Array:
 
 
 class Sheet:
-    """A picture to draw on with hard-edged shapes, four samples a pixel, in units of its height.
-
-    `placed` gives the same sheet with its points scaled, turned and moved; widths and radii stay in heights.
-    """
+    """A picture to draw on with hard-edged shapes, four samples a pixel, in units of its height."""
 
     def __init__(self, rgb: Array) -> None:
         self.unit = 2 * rgb.shape[0]
@@ -52,6 +45,7 @@ class Sheet:
         self.place: tuple[Point, float, float] | None = None
 
     def placed(self, centre: Point, angle: float = 0.0, scale: float = 1.0) -> Self:
+        """Give the same sheet with its points scaled, turned and moved; widths and radii stay in heights."""
         sheet = copy(self)
         sheet.place = (centre, angle, scale)
         return sheet
