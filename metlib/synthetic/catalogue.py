@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.random import default_rng
 
-from metlib.synthetic.drawing import PALETTES, Array
+from metlib.synthetic.colours import PALETTES, Array
 from metlib.synthetic.photographs import KINDS, NOT_ART, SCHOOLS, SHARES, Exhibit
 
 SINGLE = 0.6  # share of exhibits with one photograph, as in the Met
@@ -45,8 +45,7 @@ def make_exhibit(museum: Sequence[int], number: int, series: int, place: int, ki
     key = (*museum, 1, series)
     rng = default_rng([*key, 9])
     kind = str(rng.choice(KINDS, p=kinds))
-    school = str(rng.choice(SCHOOLS[kind]))
-    palette = str(rng.choice(list(PALETTES)))
+    school, palette = str(rng.choice(SCHOOLS[kind])), str(rng.choice(list(PALETTES)))
     name = f"{rng.choice(FIRST.split())} {rng.choice(LAST.split())}"
     maker = MAKERS[kind].format(maker=name, school=school.capitalize())
     title = f"{rng.choice(SUBJECTS[school].split('|'))}, No. {place + 1}"
@@ -81,14 +80,13 @@ class Catalogue:
 
     def file(self, split: str, folder: str, number: int) -> str:
         """Name a query's file as the Met does: twelve hexadecimal digits that don't depend on what it shows."""
-        text = f"{self.seed} {split} {folder} {number}"
-        return f"{folder}/{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}.jpg"
+        digest = hashlib.blake2b(f"{self.seed} {split} {folder} {number}".encode(), digest_size=6)
+        return f"{folder}/{digest.hexdigest()}.jpg"
 
     def database(self, rows: Iterable[int]) -> list[dict[str, Any]]:
         """Give the ground truth of some exhibits' studio photographs."""
-        return [
-            {"id": int(self.ids[r]), "path": f"MET/{self.ids[r]}/{k}.jpg"} for r in rows for k in range(self.photos[r])
-        ]
+        files = ((int(self.ids[row]), k) for row in rows for k in range(self.photos[row]))
+        return [{"id": exhibit, "path": f"MET/{exhibit}/{k}.jpg"} for exhibit, k in files]
 
     def mini(self) -> list[dict[str, Any]]:
         """Give the mini database: every exhibit that a query shows and a third of the others."""
@@ -124,9 +122,8 @@ def plan(n_exhibits: int, seed: int, n_val: int, n_test: int, distractors: float
     queries: dict[str, list[tuple[int, str, int]]] = {}
     start = 0
     for name, n in (("val", n_val), ("test", n_test)):
-        rows = asked[(start + np.arange(n)) % len(asked)]
+        queries[name] = [(int(row), "test_met", k) for k, row in enumerate(asked[(start + np.arange(n)) % len(asked)])]
         start += n + int(start + n < len(asked) and asked[start + n] == asked[start + n - 1])
         other, plain = (max(int(distractors > 0), round(n * distractors * share)) for share in (4 / 7, 3 / 7))
-        queries[name] = [(int(row), "test_met", k) for k, row in enumerate(rows)]
         queries[name] += [(-1, "test_other", k) for k in range(other)] + [(-1, "test_noart", k) for k in range(plain)]
     return Catalogue(seed, ids, photos, series, places, queries)

@@ -1,8 +1,6 @@
-"""A museum painted by code: a Met in miniature, in exactly the Met's layout, the same for the same seed.
+"""A museum painted by code, in the Met's layout.
 
-It has what makes the Met hard. Exhibits come in series (one maker, one motif, one palette, small variations), so
-classes are confusable; most have one studio photograph; visitors photograph them askew, in bad light, from behind
-other visitors; and a good part of the queries shows things that the museum doesn't own.
+What makes the Met hard is there: confusable series, single studio photographs, hasty visitors, many distractors.
 """
 
 import json
@@ -15,7 +13,6 @@ from dataclasses import asdict
 from functools import partial
 from operator import call
 from pathlib import Path
-from typing import Any
 
 from numpy.random import default_rng
 
@@ -24,9 +21,8 @@ from metlib.common.checks import check_integer
 from metlib.common.files import explained, replacing
 from metlib.common.progress import track
 from metlib.synthetic.catalogue import Catalogue, plan
-from metlib.synthetic.drawing import to_image
-from metlib.synthetic.photographs import FORMATS, NOT_ART, Exhibit, query, studio
-from metlib.synthetic.visitors import visit
+from metlib.synthetic.colours import to_image
+from metlib.synthetic.photographs import FORMATS, NOT_ART, Exhibit, query, studio, visit
 
 DRAWING_VERSION = 1  # raise it when the same seed gives other pictures; museum.json has it under "painter"
 VAL_MOST, TEST_MOST = 129, 1003  # the Met's own numbers of queries that have an exhibit
@@ -45,34 +41,31 @@ def write_museum(
 ) -> Path:
     """Paint a museum under `root`, in the Met's layout, with `ground_truth/attributes.json`; returns `root`.
 
-    It has `n_exhibits` exhibits; the same arguments with the same `seed` give the same files, and another seed another
-    museum. `size` is the longer side of every image in pixels, at least 64. `n_val` and `n_test` count the queries that
-    have an exhibit (by default a fifth and two fifths of the exhibits, at most as many as the Met has); `distractors`
-    is the number of queries without one for each of them, from 0 to 100: of seven, four show artworks of other museums
-    and three no art. `workers` > 1 paints in as many processes; the pictures are the same.
-
-    A museum that is already there, made with the same arguments, is left as it is. The folder appears whole or not at
-    all: painting happens in a temporary folder beside `root`.
+    The same arguments give the same files, with any number of `workers` (processes); another `seed`, another museum.
+    `size` is the longer side of every image in pixels, at least 64. `n_val` and `n_test` count the queries that have an
+    exhibit (by default a fifth and two fifths of the exhibits, at most as many as the Met has); `distractors` is the
+    number of queries without one for each of them, from 0 to 100: of seven, four show artworks of other museums and
+    three no art. The folder appears whole or not at all. A museum made before with the same arguments is left as it is.
     Raises ValueError for an impossible argument, FileExistsError where something else lies at `root`.
     """
     root = Path(root)
     n_val = min(max(1, n_exhibits // 5), VAL_MOST) if n_val is None else n_val
     n_test = min(max(1, 2 * n_exhibits // 5), TEST_MOST) if n_test is None else n_test
     counts = {"n_exhibits": n_exhibits, "seed": seed, "size": size, "n_val": n_val, "n_test": n_test}
-    least = {"n_exhibits": 2, "seed": 0, "size": 64}
     for name, value in {**counts, "workers": workers}.items():
-        check_integer(name, value, least.get(name, 1))
+        check_integer(name, value, {"n_exhibits": 2, "seed": 0, "size": 64}.get(name, 1))
     if not 0 <= distractors <= 100:
         raise ValueError(f"distractors = {distractors!r}: expected a number of queries per positive one, from 0 to 100")
     given = {"painter": DRAWING_VERSION, **{k: int(v) for k, v in counts.items()}, "distractors": float(distractors)}
     if root.is_file() or (root.is_dir() and any(root.iterdir())):
-        found = recorded(root)
+        try:
+            found = json.loads((root / "museum.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = None
         if found == given:
             return root
-        raise FileExistsError(
-            f"{root} holds {found or 'something that is no synthetic museum'}, and {given} was asked for: "
-            "choose another folder, or remove this one yourself"
-        )
+        held = f"{root} holds {found or 'something that is no synthetic museum'}, and {given} was asked for"
+        raise FileExistsError(f"{held}: choose another folder, or remove this one yourself")
     root.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".tmp", dir=root.parent))
     try:
@@ -91,25 +84,13 @@ def write_museum(
 
 
 def find_or_paint(root: str | Path, seed: int = 0) -> Path:
-    """Find a museum's folder as `dataset.find` does; where there is none and `root` is called `synthetic`, paint it.
-
-    It is the default museum of that `seed`, so the notebook that is opened first has one. Any other path that is not
-    found, such as a mistyped one to your own museum, raises FileNotFoundError. Returns the folder.
-    """
+    """Find a museum as `dataset.find` does, or raise FileNotFoundError; a missing one called `synthetic` is painted."""
     try:
         return dataset.find(root)
     except FileNotFoundError:
         if Path(root).name != "synthetic":
             raise
         return write_museum(root, seed=seed)
-
-
-def recorded(root: Path) -> dict[str, Any] | None:
-    """Read what a museum was made with; None where there's no synthetic museum."""
-    try:
-        return json.loads((root / "museum.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def fill(folder: Path, catalogue: Catalogue, size: int, workers: int) -> None:
@@ -137,7 +118,7 @@ def fill(folder: Path, catalogue: Catalogue, size: int, workers: int) -> None:
         for row, kind, k in queries:
             shown, key = catalogue.shown(split, row, kind, k), (catalogue.seed, 20, len(split), len(kind), k)
             jobs.append(partial(paint_query, images / catalogue.file(split, kind, k), shown, key, size))
-    total = sum(map(len, (files["MET_database"], files["valset"], files["testset"])))
+    total = int(catalogue.photos.sum()) + len(files["valset"]) + len(files["testset"])
     with track(total=total, label="painting", unit="image") as bar:
         if workers == 1:
             for n in map(call, jobs):

@@ -7,27 +7,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from metlib.synthetic.drawing import (
-    KINSHIP,
-    Array,
-    Choices,
-    Point,
-    Sheet,
-    bell,
-    black,
-    colours,
-    edge,
-    grid,
-    mix,
-    noise,
-    pigment,
-    ramp,
-    relief,
-    smoothed,
-    to_array,
-    to_image,
-    turned,
-)
+from metlib.synthetic.colours import KINSHIP, Array, Choices, colours, mix, noise, pigment, ramp, to_array, to_image
+from metlib.synthetic.drawing import Point, Sheet, bell, black, edge, grid, relief, smoothed, turned
 
 # Radii from lip to foot, in heights.
 SHAPES = {
@@ -57,7 +38,7 @@ def revolve(
     radius = np.interp(v, fine, curve)
     radius = radius * np.sqrt(np.clip(1 - ((v - np.clip(v, 0, 1)) / (tip * radius)) ** 2, 0, 1))  # round ends
     s = (x - axis) / tall / np.maximum(radius, 1e-4)
-    alpha = edge((1 - np.abs(s)) * radius * tall, 0.006) * (radius > 1e-3)
+    alpha = (edge((1 - np.abs(s)) * radius * tall) * (radius > 1e-3)).astype(np.float32)
     s = np.clip(s, -1, 1)
     front = np.sqrt(1 - s * s)
     slope = np.interp(v, fine, np.gradient(curve, fine[1]))
@@ -72,8 +53,7 @@ def revolve(
     rgb = albedo * (0.16 + 0.92 * light + back)[..., None] + (gloss * (mirror**90 + 0.12 * mirror**12))[..., None]
     mouth = 1 - np.hypot((x - axis) / tall / curve[0], v / (tip * curve[0]))
     hollow = 0.12 + 0.5 * np.clip((v / (tip * curve[0]) + 1) / 2, 0, 1)
-    rgb = mix(rgb, glaze.mean((0, 1)) * hollow[..., None], edge((mouth - 0.14) * curve[0] * tip, 0.004))
-    return rgb, np.asarray(alpha, np.float32)
+    return mix(rgb, glaze.mean((0, 1)) * hollow[..., None], edge((mouth - 0.14) * curve[0] * tip, 0.004)), alpha
 
 
 GLAZE = (240, 480)  # height and width of a glaze, in pixels
@@ -83,8 +63,7 @@ def celadon(pick: Choices, p: Array) -> Array:
     """A jade glaze, crackled, over carved petals."""
     x, y, _ = grid(*GLAZE[::-1])
     jade = mix(pigment(0.62, 0.74, 0.64), mix(p[2], p[4], 0.5), pick.between(0.2, 0.8))
-    petals = pick.count(8, 16)
-    carved = np.abs(((x * petals / 2) % 1) - 0.5) * 2
+    carved = np.abs(((x * pick.count(8, 16) / 2) % 1) - 0.5) * 2
     line = np.abs(y - pick.between(0.45, 0.7) - 0.16 * carved**2)
     rgb = jade * (1.04 - 0.3 * bell(line, 0.012) - 0.12 * np.exp(-((carved - 1) ** 2) / 0.004) * (y > 0.6))[..., None]
     for k in range(2):
@@ -119,13 +98,11 @@ def blue_and_white(pick: Choices, p: Array) -> Array:
     lappets = pick.count(10, 18)
     for k in range(lappets):
         cx, half = 2 * (k + 0.5) / lappets, 0.85 / lappets
-        arch = [(cx - half, 0.94), (cx - half, 0.85), (cx, 0.78), (cx + half, 0.85), (cx + half, 0.94)]
-        sheet.line(arch, deep, 0.01)
+        sheet.line([(cx - half, 0.94), (cx - half, 0.85), (cx, 0.78), (cx + half, 0.85), (cx + half, 0.94)], deep, 0.01)
         sheet.disc(cx, 0.88, 0.4 * half, pale, 1, 0.035)
         sheet.line([(cx - half, 0.09), (cx, 0.2), (cx + half, 0.09)], deep, 0.01)
         sheet.disc(cx, 0.115, 0.25 * half, deep)
-    bleed = gaussian_filter(sheet.rgb(), (0.9, 0.9, 0))
-    return bleed * (0.96 + 0.08 * pick.noise(GLAZE, 8, 3))[..., None]
+    return gaussian_filter(sheet.rgb(), (0.9, 0.9, 0)) * (0.96 + 0.08 * pick.noise(GLAZE, 8, 3))[..., None]
 
 
 def banded(pick: Choices, p: Array) -> Array:
@@ -151,8 +128,7 @@ def banded(pick: Choices, p: Array) -> Array:
         for k in range(n):
             at = sheet.placed((2 * (k + 0.5) / n, mid), 0, s)
             if motif == "meander":
-                hook = [(-1, 0.8), (-1, -0.8), (0.7, -0.8), (0.7, 0.3), (-0.2, 0.3), (-0.2, -0.2)]
-                at.line(hook, slip, 0.2 * s)
+                at.line([(-1, 0.8), (-1, -0.8), (0.7, -0.8), (0.7, 0.3), (-0.2, 0.3), (-0.2, -0.2)], slip, 0.2 * s)
                 at.line([(-1, 0.8), (1.2, 0.8)], slip, 0.2 * s)
             elif motif == "zigzag":
                 at.shape([(-1, 0.9), (0, -0.9), (1, 0.9)], slip)
@@ -174,20 +150,18 @@ def banded(pick: Choices, p: Array) -> Array:
 
 def drip_glaze(pick: Choices, p: Array) -> Array:
     """Two glazes that ran into each other in the fire, over bare clay."""
-    _, y, _ = grid(*GLAZE[::-1])
     h, w = GLAZE
+    y = grid(w, h)[1]
     fold = np.minimum(np.abs(np.arange(w) - w // 2), w // 2 - 1)  # there and back: the glaze meets itself behind
 
     def around(rows: int, grain: tuple[int, int], octaves: int) -> Array:
         return pick.noise((rows, w // 2), grain, octaves)[:, fold]
 
     streak = around(h, (2, 30), 3)
-    upper = ramp([p[1], p[2], p[3], p[4]], 0.15 + 0.6 * streak + 0.35 * (0.4 - y))
-    lower = ramp([p[0], p[0] * 1.3, p[1]], streak)
     drips = around(1, (1, 8), 2)
     run = pick.between(0.3, 0.55) + 0.3 * drips**3
-    rgb = mix(upper, mix(p[5], p[3], 0.5), 0.6 * bell(y - run, 0.025))
-    rgb = mix(rgb, lower, edge(y - run, 0.03))
+    rgb = mix(ramp(p[1:5], 0.15 + 0.6 * streak + 0.35 * (0.4 - y)), mix(p[5], p[3], 0.5), 0.6 * bell(y - run, 0.025))
+    rgb = mix(rgb, ramp([p[0], p[0] * 1.3, p[1]], streak), edge(y - run, 0.03))
     foot = pick.between(0.86, 0.93) + 0.05 * (around(1, (1, 5), 2) - 0.5)
     clay = pigment(0.55, 0.40, 0.29) * (0.85 + 0.3 * pick.noise(GLAZE, 30, 2))[..., None]
     return mix(rgb, clay, edge(y - foot, 0.012))
@@ -266,8 +240,7 @@ def emblem(sheet: Sheet, pick: Choices, motif: str, c: Point, s: float) -> None:
     elif motif == "sun":
         n = pick.count(8, 16)
         for k in range(n):
-            ray = sheet.placed(c, 2 * np.pi * k / n, s)
-            ray.shape([(-0.1, -0.35), (0, -0.6 - 0.35 * (k % 2)), (0.1, -0.35)], high)
+            sheet.placed(c, 2 * np.pi * k / n, s).shape([(-0.1, -0.35), (0, -0.6 - 0.35 * (k % 2)), (0.1, -0.35)], high)
         for r, level in ((0.36, mid), (0.3, high), (0.2, low), (0.1, high)):
             at.disc(0, 0, r * s, level)
     else:
@@ -287,20 +260,17 @@ def coin(pick: Choices, metal: str, motif: str, w: int, h: int, reverse: bool, l
     r = 0.42 * min(1.0, a)
     angle = np.arctan2(y - c[1], x - c[0])
     ragged = pick.between(0.0, 0.05)
-    wobble = sum(np.sin(k * angle + pick.own.uniform(0, 6)) / k for k in range(2, 7))
-    rim = r * (1 + ragged * 0.5 * wobble)
+    rim = r * (1 + ragged * 0.5 * sum(np.sin(k * angle + pick.own.uniform(0, 6)) / k for k in range(2, 7)))
     distance = np.hypot(x - c[0], y - c[1])
     beads, letters = pick.count(36, 70), pick.count(8, 16)
-    alphabet = pick.series.random((letters, 4, 2)) - 0.5
     begin, span = (-0.95, 1.9) if motif == "sun" else (-1.15, 1.3)
     sheet = black(w, h)
     for k in range(beads):
         t = 2 * np.pi * k / beads
         sheet.disc(c[0] + 0.92 * r * np.cos(t), c[1] + 0.92 * r * np.sin(t), 0.022 * r, (0.8, 0.8, 0.8))
-    for k, glyph in enumerate(alphabet):
+    for k, glyph in enumerate(pick.series.random((letters, 4, 2)) - 0.5):
         t = np.pi * begin + span * np.pi * k / letters
-        place = (c[0] + 0.79 * r * np.cos(t), c[1] + 0.79 * r * np.sin(t))
-        letter = sheet.placed(place, t + np.pi / 2, 0.075 * r)
+        letter = sheet.placed((c[0] + 0.79 * r * np.cos(t), c[1] + 0.79 * r * np.sin(t)), t + np.pi / 2, 0.075 * r)
         letter.line([(-0.4, 0.7), (-0.4, -0.7), *(glyph * 1.6)], (0.75,) * 3, 0.022 * r)
     emblem(sheet, pick.part(8), ("sun" if motif != "sun" else "urn") if reverse else motif, c, 0.62 * r)
     struck = sheet.rgb()[..., 0]
@@ -314,13 +284,10 @@ def coin(pick: Choices, metal: str, motif: str, w: int, h: int, reverse: bool, l
     hollow = np.clip((height - gaussian_filter(height, h / 40)) * 0.7, -0.3, 0.3)
     tone = 0.12 + 0.62 * facing + 0.45 * hollow + 0.10 * (pick.noise((h, w), 3, 4) - 0.5)
     rgb = ramp(colours(METALS[metal]), tone)
-    tarnish = {"bronze": "patina", "patina": "bronze"}.get(metal)
-    if tarnish:
-        spots = 0.8 * np.clip((pick.noise((h, w), 5, 4) - 0.55) * 4, 0, 1)
-        rgb = mix(rgb, ramp(colours(METALS[tarnish]), tone), spots)
+    if tarnish := {"bronze": "patina", "patina": "bronze"}.get(metal):
+        rgb = mix(rgb, ramp(colours(METALS[tarnish]), tone), 0.8 * np.clip((pick.noise((h, w), 5, 4) - 0.55) * 4, 0, 1))
     toned = (1 + 0.12 * KINSHIP * pick.own.normal(size=3)).astype(np.float32)  # every hoard tarnishes in its own way
-    rgb = rgb * toned + 0.5 * np.clip(facing - 0.78, 0, 1)[..., None] ** 0.8
-    return rgb, edge(rim - distance, 0.006)
+    return rgb * toned + 0.5 * np.clip(facing - 0.78, 0, 1)[..., None] ** 0.8, edge(rim - distance)
 
 
 def kilim(pick: Choices, p: Array, w: int, h: int) -> Array:
@@ -334,8 +301,7 @@ def kilim(pick: Choices, p: Array, w: int, h: int) -> Array:
     shifted = i - rows // 2 + (j - columns // 2) // wide % 2 * pick.among([0, tall // 2])
     v = np.abs(shifted % tall - tall / 2) // step * step / tall
     order = np.array([pick.among([0, 1, 2, 3, 4, 5]) for _ in range(8)])
-    swap, other = int(pick.own.integers(0, 8)), int(pick.own.integers(0, 6))
-    order[swap] = other
+    np.put(order, pick.own.integers(0, 8), pick.own.integers(0, 6))
     index = order[((u + v) * pick.among([6, 8, 11])).astype(int) % 8]
     border = np.minimum(np.minimum(i, rows - 1 - i), np.minimum(j, columns - 1 - j))
     tooth = ((i + j) // pick.among([2, 3])) % 2
@@ -353,8 +319,7 @@ def brocade(pick: Choices, p: Array, w: int, h: int) -> Array:
     """A figure mirrored in all directions, in silk and gold thread."""
     x, y, _ = grid(w, h)
     tile = pick.between(0.28, 0.5)
-    row = np.floor(y / tile)
-    u = np.abs(((x / tile + 0.5 * (row % 2) * pick.among([0, 1])) % 1) - 0.5) * 2
+    u = np.abs(((x / tile + 0.5 * (np.floor(y / tile) % 2) * pick.among([0, 1])) % 1) - 0.5) * 2
     v = np.abs(((y / tile) % 1) - 0.5) * 2
     field = np.zeros((h, w), np.float32)
     for k in range(5):

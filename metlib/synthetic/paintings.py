@@ -1,4 +1,4 @@
-"""Paintings of land, sea, things, towns, people and pure colour, and the table of all nine schools."""
+"""Paintings in nine schools. Each takes random choices, a palette (6, 3), and the width and height in pixels."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -7,25 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from metlib.synthetic.drawing import (
-    KINSHIP,
-    Array,
-    Choices,
-    Point,
-    Sheet,
-    bell,
-    black,
-    brushed,
-    canvas,
-    edge,
-    grid,
-    mix,
-    noise,
-    pigment,
-    ramp,
-    relief,
-    turned,
-)
+from metlib.synthetic.colours import KINSHIP, Array, Choices, mix, noise, pigment, ramp
+from metlib.synthetic.drawing import Point, Sheet, bell, black, brushed, canvas, edge, grid, relief, turned
 from metlib.synthetic.objects import SHAPES, revolve
 
 
@@ -39,13 +22,11 @@ def landscape(pick: Choices, p: Array, w: int, h: int) -> Array:
     rgb = mix(rgb, mix(p[3], p[5], 0.55), 0.35 * bell(distance, 0.45))
     for k in range(4):
         part = pick.part(k)
-        foot = horizon + 0.055 * k
-        crest = foot - part.between(0.04, 0.16) * (1 - 0.15 * k) * part.noise((1, w), (1, 2 + k), 4)
+        crest = horizon + 0.055 * k - part.between(0.04, 0.16) * (1 - 0.15 * k) * part.noise((1, w), (1, 2 + k), 4)
         hill = ramp([p[4], p[2], p[1], p[1]], np.float32(0.18 + 0.25 * k))
         rgb = mix(rgb, mix(hill, p[4], 0.5 * np.clip(1 - (y - crest) / 0.06, 0, 1)), edge(y - crest, 0.01))
     shore = horizon + 0.2
-    field = ramp([p[1], p[2], p[3], p[4]], 0.75 * pick.noise((h, w), (10, 2)) + 0.2 * (1 - y))
-    rgb = mix(rgb, field, edge(y - shore, 0.03))
+    rgb = mix(rgb, ramp(p[1:5], 0.75 * pick.noise((h, w), (10, 2)) + 0.2 * (1 - y)), edge(y - shore, 0.03))
     if pick.among([True, False]):
         bend = pick.between(0.2, 0.8) * a + 0.16 * np.sin(9 * y + pick.between(0, 6))
         river = edge((y - shore) * pick.between(0.3, 0.6) + 0.02 - np.abs(x - bend), 0.02) * edge(y - shore, 0.03)
@@ -54,12 +35,11 @@ def landscape(pick: Choices, p: Array, w: int, h: int) -> Array:
     tall, places = part.between(0.18, 0.42), part.series.random((9, 3))
     for u, v, size in places[: part.count(2, 8)]:
         cx, foot, top = u * a + part.own.normal(0, 0.02), shore + 0.1 * v, tall * (0.6 + 0.6 * size)
-        side = np.sign(sun[0] - cx)
         sheet.line([(cx, foot), (cx, foot - top * 0.6)], p[0], 0.014)
         for _ in range(80):
             dx, dy = part.own.normal(0, 0.20 * top), part.own.uniform(0, 1)
             dx *= 1.1 - dy if tall > 0.3 else 1.2 * np.sqrt(dy * (1.05 - dy))
-            tone = np.clip(0.45 + 2.2 * side * dx / top + 0.35 * dy + part.own.normal(0, 0.15), 0, 1)
+            tone = np.clip(0.45 + 2.2 * np.sign(sun[0] - cx) * dx / top + 0.35 * dy + part.own.normal(0, 0.15), 0, 1)
             sheet.disc(cx + dx, foot - top * (0.25 + 0.75 * dy), 0.05 * top, ramp([p[0], p[1], p[3], p[4]], tone * 0.8))
     angle = np.where(y < horizon, 0.25, 1.2) * (pick.noise((h, w), 3, 2) - 0.4) * 2
     return brushed(sheet.rgb(), pick.own, angle, 0.022, 0.008, 1300)
@@ -69,22 +49,20 @@ def seascape(pick: Choices, p: Array, w: int, h: int) -> Array:
     """A calm sea with the light on it, and sails."""
     x, y, a = grid(w, h)
     horizon, sun = pick.between(0.45, 0.68), (pick.between(0.2, 0.8) * a, pick.between(0.1, 0.5))
-    night = pick.among([False, False, True])
-    high, low, glow = (p[0], p[1], p[5]) if night else (p[2], p[4], mix(p[3], p[5], 0.5))
+    day, night = (p[2], p[4], mix(p[3], p[5], 0.5)), (p[0], p[1], p[5])
+    high, low, glow = pick.among([day, day, night])
     clouds = pick.noise((h, w), (6, 2), 5)
     rgb = ramp([high, mix(high, low, 0.6), low, glow], y / horizon + 0.3 * (clouds - 0.5))
     distance = np.hypot(x - sun[0], y - sun[1])
     light = bell(distance, 0.35)
     bank = np.clip((clouds - pick.between(0.45, 0.6)) * 4, 0, 1)
     rgb = mix(rgb, mix(mix(high, p[1], 0.4), p[5], np.clip(light + 0.3 - bank * 0.2, 0, 1)), 0.7 * bank)
-    rgb = mix(rgb, glow, 0.6 * light)
-    rgb = mix(rgb, p[5], edge(0.045 - distance, 0.012))
+    rgb = mix(mix(rgb, glow, 0.6 * light), p[5], edge(0.045 - distance, 0.012))
     depth = np.clip((y - horizon) / (1 - horizon), 1e-3, 1)
     swell = pick.noise((h, w), (40, 5), 3)
     sea = ramp([mix(low, p[1], 0.4), p[1], p[0]], depth**0.6 + 0.5 * (swell - 0.5))
     glitter = bell(x - sun[0], 0.05 + 0.22 * depth) * np.clip((swell - 0.42 - 0.1 * depth) * 9, 0, 1)
-    sea = mix(mix(sea, low, 0.25), p[5], 0.9 * glitter)
-    rgb = mix(rgb, sea, edge(y - horizon, 0.004))
+    rgb = mix(rgb, mix(mix(sea, low, 0.25), p[5], 0.9 * glitter), edge(y - horizon, 0.004))
     if pick.among([True, True, False]):
         side = pick.among([-1, 1])
         rise = pick.between(0.08, 0.3) * np.clip(side * (x / a - 0.5) * 2 - 0.1, 0, 1) ** 0.7
@@ -125,8 +103,7 @@ def ink_mountains(pick: Choices, p: Array, w: int, h: int) -> Array:
         below = y - crest
         body = np.exp(-np.clip(below, 0, 1) / part.between(0.1, 0.22)) * (0.35 + 0.65 * wash)
         line = bell(below, 0.008) * (0.3 + 0.7 * part.noise((1, w), (1, 20), 2))
-        tone = (0.25 + 0.6 * near) * np.clip(body + 0.5 * line, 0, 1) * (below > 0)
-        rgb = mix(rgb, mix(p[2], p[0], near), tone)
+        rgb = mix(rgb, mix(p[2], p[0], near), (0.25 + 0.6 * near) * np.clip(body + 0.5 * line, 0, 1) * (below > 0))
     sheet, part = Sheet(rgb), pick.part(90)
     for u, v, s in part.series.random((7, 3))[: part.count(2, 6)]:
         foot, lean, tall = u * a + part.own.normal(0, 0.02), part.series.normal(0, 0.05), 0.1 + 0.1 * s
@@ -262,8 +239,7 @@ def geometric(pick: Choices, p: Array, w: int, h: int) -> Array:
     sheet = Sheet(mix(p[5], p[4], 0.25 * noise(pick.own, (h, w), 4) + 0.1))
     tilt = pick.between(-0.8, 0.8)
     cx, cy, r = pick.between(0.3, 0.7) * a, pick.between(0.3, 0.6), pick.between(0.16, 0.28)
-    rings = pick.count(1, 5)
-    first = int(pick.series.integers(0, 4))
+    rings, first = pick.count(1, 5), int(pick.series.integers(0, 4))
     for k in range(rings):
         sheet.disc(cx, cy, r * (1 - k / rings), p[(first + k * 3) % 5], 0.95)
     half = [(np.cos(t), np.sin(t)) for t in np.linspace(0, np.pi, 40)]
@@ -273,13 +249,11 @@ def geometric(pick: Choices, p: Array, w: int, h: int) -> Array:
         size, colour = part.between(0.06, 0.2), p[part.among([0, 1, 2, 3, 3])]
         form = part.among(["bar", "bar", "half", "triangle", "grid"])
         if form == "bar":
-            bar = sheet.placed(place, tilt + part.among([0, np.pi / 2]), size)
-            bar.rectangle((-2, -0.14, 2, 0.14), colour, 0.9)
+            sheet.placed(place, tilt + part.among([0, np.pi / 2]), size).rectangle((-2, -0.14, 2, 0.14), colour, 0.9)
         elif form == "half":
             sheet.placed(place, tilt + part.among([0, np.pi / 2, np.pi]), size).shape(half, colour, 0.85)
         elif form == "triangle":
-            triangle = sheet.placed(place, tilt + part.between(0, 6), size)
-            triangle.shape([(0, -1), (0.9, 0.6), (-0.9, 0.6)], colour, 0.85)
+            sheet.placed(place, tilt + part.between(0, 6), size).shape([(0, -1), (0.9, 0.6), (-0.9, 0.6)], colour, 0.85)
         else:
             for i in range(6):
                 sheet.placed(place, tilt, size).line([(-1, i / 3 - 1), (1, i / 3 - 1)], colour, 0.007)
@@ -307,16 +281,15 @@ def mosaic(pick: Choices, p: Array, w: int, h: int) -> Array:
     down, across = np.mgrid[0 : n + 1, 0 : m + 1]
     corners = np.dstack([(across + sway[..., 0]) * a / m, (down + sway[..., 1]) / n])
     sky, town = [p[1], p[2], p[4]], [p[0], p[1], p[3], p[2], p[4], p[5]]
-    for i in range(n):
-        for j in range(m):
-            box = corners[[i, i, i + 1, i + 1], [j, j + 1, j + 1, j]]
-            built = i / n > 1 - height[j]
-            tone, detail = tones[i, j]
-            sheet.shape(box, ramp(town, np.float32(tone)) if built else ramp(sky, np.float32(0.6 * tone + 0.4 * i / n)))
-            if built and (detail > 0.72 or (i - 1) / n <= 1 - height[j]):
-                sheet.shape([box[3], (box[0] + box[1]) / 2, box[2]], p[int(detail * 997) % 4])
-            elif built and detail < 0.25:
-                sheet.placed(box.mean(0), 0, 1 / n).rectangle((-0.2, -0.25, 0.2, 0.25), p[4])
+    for i, j in np.ndindex(n, m):
+        box = corners[[i, i, i + 1, i + 1], [j, j + 1, j + 1, j]]
+        built = i / n > 1 - height[j]
+        tone, detail = tones[i, j]
+        sheet.shape(box, ramp(town, np.float32(tone)) if built else ramp(sky, np.float32(0.6 * tone + 0.4 * i / n)))
+        if built and (detail > 0.72 or (i - 1) / n <= 1 - height[j]):
+            sheet.shape([box[3], (box[0] + box[1]) / 2, box[2]], p[int(detail * 997) % 4])
+        elif built and detail < 0.25:
+            sheet.placed(box.mean(0), 0, 1 / n).rectangle((-0.2, -0.25, 0.2, 0.25), p[4])
     x, y, r = pick.between(0.15, 0.85) * a, pick.between(0.1, 0.3), pick.between(0.05, 0.1)
     sheet.disc(x, y, r * 1.12, p[0])
     sheet.disc(x, y, r, p[3])
@@ -340,13 +313,11 @@ def portrait(pick: Choices, p: Array, w: int, h: int) -> Array:
     if style == "long":
         back = edge(1 - np.hypot(u / (face_w * 1.38), np.where(v < 0, v / (face_h * 1.25), v / (face_h * 2.1))), 0.04)
         rgb = mix(rgb, hair * shade * 0.8, back)
-    slope = np.clip((y - (cy + face_h + 0.09)) / 0.3, 0, 1)
-    body = edge(broad * np.sqrt(slope) + 0.08 - np.abs(x - cx) - 0.4 * (y < cy + face_h), 0.012)
-    body = body * (y > cy + face_h + 0.02)
-    folds = 0.85 + 0.3 * pick.noise((h, w), (2, 6), 3)
-    rgb = mix(rgb, dress * (shade * folds[..., None]), body)
-    neck = edge(face_w * 0.5 - np.abs(x - cx - 0.01), 0.01) * (y > cy)
-    neck = neck * edge(cy + face_h + 0.14 - y - 2 * (x - cx) ** 2, 0.02)
+    chin = cy + face_h
+    slope = np.clip((y - (chin + 0.09)) / 0.3, 0, 1)
+    body = edge(broad * np.sqrt(slope) + 0.08 - np.abs(x - cx) - 0.4 * (y < chin), 0.012) * (y > chin + 0.02)
+    rgb = mix(rgb, dress * (shade * (0.85 + 0.3 * pick.noise((h, w), (2, 6), 3))[..., None]), body)
+    neck = edge(face_w * 0.5 - np.abs(x - cx - 0.01), 0.01) * (y > cy) * edge(chin + 0.14 - y - 2 * (x - cx) ** 2, 0.02)
     rgb = mix(rgb, skin * (shade * 0.78), neck)
     collar = pick.between(0.02, 0.06)
     curve = y - cy - face_h - 0.13 + 2.2 * (x - cx) ** 2 * np.sign(0.03 - collar)
@@ -382,7 +353,7 @@ def portrait(pick: Choices, p: Array, w: int, h: int) -> Array:
         sheet.line(brim, trim, 0.02)
     if pick.among([True, False]):
         for k in np.linspace(-1, 1, 11):
-            sheet.disc(cx + 0.085 * k, cy + face_h + 0.115 - 0.05 * k * k, 0.009, p[5])
+            sheet.disc(cx + 0.085 * k, chin + 0.115 - 0.05 * k * k, 0.009, p[5])
     return brushed(sheet.rgb(), pick.own, 1.2 + 2 * (pick.noise((h, w), 3, 2) - 0.5), 0.011, 0.006, 1100, 0.018)
 
 

@@ -1,4 +1,4 @@
-"""Photographs of exhibits, in the studio and in the gallery, and what visitors photograph that is no art."""
+"""Photographs: of exhibits in the studio, and by visitors of exhibits or of what is no art."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,27 +8,10 @@ from numpy.random import Generator, default_rng
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from metlib.synthetic.drawing import (
-    KINSHIP,
-    PALETTES,
-    Array,
-    Choices,
-    Sheet,
-    bell,
-    colours,
-    edge,
-    grid,
-    mix,
-    noise,
-    pick_colour,
-    pigment,
-    ramp,
-    to_array,
-    to_image,
-)
+from metlib.synthetic.colours import Array, Choices, colours, mix, noise, pick_colour, pigment, ramp, to_array, to_image
+from metlib.synthetic.drawing import Sheet, bell, edge, grid
 from metlib.synthetic.objects import GLAZES, LOOMS, MINTS, cloth, coin, vessel
 from metlib.synthetic.paintings import PAINTINGS
-from metlib.synthetic.visitors import gallery, hang, label, visit
 
 FORMATS = ((1.0, 1.0), (1.0, 0.75), (0.75, 1.0), (1.0, 0.8), (0.8, 1.0))  # few shapes: extraction batches by shape
 SCHOOLS = {"painting": tuple(PAINTINGS), "vessel": tuple(GLAZES), "coin": tuple(MINTS), "textile": tuple(LOOMS)}
@@ -60,9 +43,7 @@ class Exhibit:
 def render(exhibit: Exhibit, size: int, view: int = 0, rng: Generator | None = None) -> tuple[Array, Array | None]:
     """Draw the thing itself: its picture, and its coverage if it's no full rectangle. Later views turn it."""
     pick = Choices(exhibit.series_key, exhibit.key)
-    stops, second = colours(PALETTES[exhibit.palette]), colours(PALETTES[pick.among(list(PALETTES))])
-    p = mix(stops, second, pick.own.uniform(0, 0.7)) * (1 + 0.2 * KINSHIP * pick.own.normal(size=3))
-    p = np.clip(p + 0.15 * KINSHIP * pick.own.normal(), 0, 1).astype(np.float32)
+    p = pick.palette(exhibit.palette)
     part, (w, h) = pick.part(1), exhibit.shape(size)
     if exhibit.kind == "painting":
         return PAINTINGS[exhibit.school](part, p, w, h), None
@@ -77,13 +58,10 @@ def render(exhibit: Exhibit, size: int, view: int = 0, rng: Generator | None = N
 
 
 def studio(exhibit: Exhibit, view: int, size: int) -> Array:
-    """Photograph an exhibit as museums do: paintings cut to the picture, objects before a grey sweep.
-
-    The first view is the whole thing; later ones are details, other light, the other side.
-    """
+    """Photograph an exhibit as museums do: whole in view 0, later from other sides, in other light or in detail."""
     rng = default_rng([*exhibit.key, 100 + view])
     rgb, alpha = render(exhibit, size, view)
-    h, w = rgb.shape[:2]
+    w, h = exhibit.shape(size)
     if alpha is not None:
         x, y, a = grid(w, h)
         tone = default_rng([*exhibit.series_key, 8]).choice([0.92, 0.84, 0.70]) + rng.normal(0, 0.02)
@@ -120,6 +98,94 @@ def drop_shadow(ground: Array, alpha: Array, kind: str) -> Array:
     return ground * (1 - dark)[..., None].astype(np.float32)
 
 
+def gallery(rng: Generator, w: int, h: int) -> Array:
+    """Draw an empty gallery (h, w, 3): a wall, a skirting board, a floor."""
+    x, y, a = grid(w, h)
+    wall = pick_colour(rng, "e8e4da d8d2c4 8a9099 c4b8a2 f1efea c9cfd2 dcdad6 7a4442 4d5a52 44536a")
+    wall = wall * (0.9 + 0.12 * noise(rng, (h, w), 2, 2))[..., None]
+    wall = wall * (1.12 - 0.5 * np.hypot(x - rng.uniform(0, a), y - rng.uniform(-0.3, 0.6)) ** 2)[..., None]
+    skirting, floor = rng.uniform(0.86, 1.3), pick_colour(rng, "8a5f3c a98a64 4a3426 77736d b5aea2")
+    rgb = mix(wall, floor * (0.75 + 0.35 * noise(rng, (h, w), (30, 3), 3))[..., None], edge(y - skirting))
+    return mix(rgb, pigment(0.85, 0.83, 0.8) * 0.8, edge(0.02 - np.abs(y - skirting + 0.02)))
+
+
+def hang(rng: Generator, wall: Array, picture: Image.Image) -> None:
+    """Hang a picture on a wall (H, W, 3), in place: on at most 80 % of its sides, with or without a frame."""
+    H, W = wall.shape[:2]
+    picture = picture.copy()
+    picture.thumbnail((int(W * 0.80), int(H * 0.80)))
+    w, h = picture.size
+    frame = int(w * rng.choice([0.0, 0.03, 0.06, 0.09]))
+    top, left = int((H - h) * rng.uniform(0.35, 0.5)), (W - w) // 2
+    drop = max(2, frame // 2)
+    rows, columns = (slice(max(0, k - frame + drop), k + n + frame + drop) for k, n in ((top, h), (left, w)))
+    shadow = np.zeros((H, W), np.float32)
+    shadow[rows, columns] = 1
+    wall *= (1 - 0.55 * gaussian_filter(shadow, max(2, H / 50)))[..., None]
+    if frame > 2:
+        wood = pick_colour(rng, "b98d3a d6b25e 3a2416 1d1a18 e9e3d5 7a4a25")
+        fh, fw = h + 2 * frame, w + 2 * frame
+        y, x = np.mgrid[0:fh, 0:fw]
+        dy, dx = np.minimum(y, fh - 1 - y), np.minimum(x, fw - 1 - x)
+        light = np.where(dy < dx, np.where(y < fh / 2, 1.25, 0.75), np.where(x < fw / 2, 1.1, 0.8))
+        depth = np.clip(np.minimum(dy, dx) / frame, 0, 1)
+        profile = 0.55 + 0.45 * np.sin(depth * np.pi * rng.choice([1, 1.5, 2.5])) ** 2
+        gilt = wood * (profile * light)[..., None] * (0.9 + 0.2 * noise(rng, (fh, fw), 20, 2))[..., None]
+        around = np.pad(wall, ((frame, frame), (frame, frame), (0, 0)))  # a frame may reach past the wall
+        around[top : top + fh, left : left + fw] = gilt
+        wall[:] = around[frame:-frame, frame:-frame]
+    wall[top : top + h, left : left + w] = to_array(picture)
+
+
+def label(sheet: Sheet, rng: Generator, x: float, y: float) -> None:
+    """Draw a label with lines of text; x, y: its upper left corner."""
+    w, h = 0.18, 0.09
+    sheet.rectangle((x, y, x + w, y + h), (0.96, 0.95, 0.92))
+    for k in range(4):
+        left, level = x + 0.07 * w, y + h * (0.2 + 0.2 * k)
+        long = w * (0.85 if k else 0.5) * rng.uniform(0.7, 1)
+        sheet.line([(left, level), (left + long, level)], (0.25,) * 3, 0.06 * h)
+
+
+def visit(rng: Generator, view: Array, w: int, h: int) -> Image.Image:
+    """Photograph a scene (H, W, 3) by hand, in w by h pixels: askew, in bad light, blurred or from behind others."""
+    H, W = view.shape[:2]
+    reach = np.array([min(W, H * w / h), min(H, W * h / w)]) * rng.uniform(0.74, 0.94) / 2
+    centre = np.array([W, H]) / 2 + rng.normal(0, 0.035, 2) * (W, H)
+    corners = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]) * reach
+    tilt = rng.normal(0, 0.035)
+    corners = corners @ np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
+    corners = corners * (1 + rng.uniform(-0.08, 0.08, (4, 1))) + centre
+    quad = np.clip(corners, [0, 0], [W - 1, H - 1]).ravel().tolist()
+    rgb = to_array(to_image(view).transform((w, h), Image.Transform.QUAD, quad, Image.Resampling.BICUBIC))
+    x, y, a = grid(w, h)
+    way = rng.uniform(0, 2 * np.pi)
+    gradient = 1 + rng.uniform(0.05, 0.3) * ((x / a - 0.5) * np.cos(way) + (y - 0.5) * np.sin(way))
+    vignette = 1 - rng.uniform(0.05, 0.35) * ((x / a - 0.5) ** 2 + (y - 0.5) ** 2)
+    warmth = rng.normal(0, 0.03)
+    cast = pigment(1 + warmth, 1 + rng.normal(0, 0.015), 1 - warmth)
+    rgb = np.clip(rgb, 0, 1) ** rng.uniform(0.9, 1.15) * cast * rng.uniform(0.85, 1.08)
+    rgb = rgb * (gradient * vignette)[..., None]
+    if rng.random() < 0.35:  # glare
+        gx, gy, lean = rng.uniform(0, a), rng.uniform(0, 0.7), rng.normal(0, 0.5)
+        u, v = (x - gx) * np.cos(lean) + (y - gy) * np.sin(lean), (y - gy) * np.cos(lean) - (x - gx) * np.sin(lean)
+        glare = np.exp(-((u / rng.uniform(0.04, 0.25)) ** 2) - (v / rng.uniform(0.03, 0.12)) ** 2)
+        rgb = 1 - (1 - rgb) * (1 - rng.uniform(0.35, 0.9) * glare)[..., None]
+    if rng.random() < 0.22:  # somebody's head and shoulders
+        side, s = rng.choice([-1, 1]), rng.uniform(0.13, 0.2)
+        cx, top = a / 2 + side * a * rng.uniform(0.25, 0.5), rng.uniform(0.62, 0.85)
+        head = edge(1 - np.hypot((x - cx) / s, (y - top - 1.2 * s) / (1.2 * s)), 0.25)
+        body = edge(1 - np.hypot((x - cx) / (2.3 * s), (y - top - 4.2 * s) / (2.2 * s)), 0.2)
+        body = np.maximum(body, edge(0.5 * s - np.abs(x - cx), 0.03) * (y > top + 1.2 * s))
+        coat, hair = pick_colour(rng, "1c1d22 3a2a22 4a5568 6b2f2f"), pick_colour(rng, "1d1512 3a2718 7a5a36 9b9894")
+        rim = 0.75 + 0.5 * edge((y - top) * -1 + 0.25 * s, 0.5 * s)
+        rgb = mix(mix(rgb, coat * rim[..., None], body), hair * rim[..., None], head)
+    blurring = rng.choice([0, 0.4, 0.8, 1.3], p=[0.4, 0.3, 0.2, 0.1]) * h / 320
+    if blurring:
+        rgb = gaussian_filter(rgb, (blurring * rng.uniform(0.6, 1.6), blurring, 0))
+    return to_image(rgb + rng.normal(0, rng.uniform(0.0, 0.02), (h, w, 1)))
+
+
 def scene(exhibit: Exhibit, rng: Generator, size: int, w: int, h: int) -> Array:
     """Set an exhibit where visitors meet it: on a wall, on a plinth, in a case."""
     wall = gallery(rng, w, h)
@@ -136,8 +202,8 @@ def scene(exhibit: Exhibit, rng: Generator, size: int, w: int, h: int) -> Array:
     x, y, a = grid(w, h)
     if exhibit.kind == "vessel":
         wall = gaussian_filter(wall, (h / 25, h / 25, 0)) * 0.85
-        spot, other = rng.uniform(0, a), rng.uniform(0.02, 0.06)
-        wall = mix(wall, pigment(1, 0.93, 0.8), 0.6 * bell(np.hypot(x - spot, y - 0.2), other))
+        spot = np.hypot(x - rng.uniform(0, a), y - 0.2)
+        wall = mix(wall, pigment(1, 0.93, 0.8), 0.6 * bell(spot, rng.uniform(0.02, 0.06)))
         foot = lowest(alpha)
         plinth = pick_colour(rng, "eeece6 d9d4c8 2c2b2e 6e5b45")
         wall = mix(wall, plinth * (1.0 - 0.4 * (y - foot))[..., None], edge(y - foot + 0.06, 0.01))
@@ -178,8 +244,7 @@ def crop_of_photo(rng: Generator, w: int, h: int) -> Array:
 
 def empty_gallery(rng: Generator, w: int, h: int) -> Array:
     rgb = gallery(rng, w, h)
-    skirting = 0.72 + 0.1 * rng.random()
-    floor = pick_colour(rng, "8a5f3c a98a64 4a3426 77736d")
+    skirting, floor = 0.72 + 0.1 * rng.random(), pick_colour(rng, "8a5f3c a98a64 4a3426 77736d")
     x, y, a = grid(w, h)
     depth = np.clip(y - skirting, 1e-3, 1)
     lines = 0.85 + 0.15 * np.sin((x - a / 2) / (depth + 0.06) * 14) * np.sin(3 / (depth + 0.05))
@@ -197,10 +262,9 @@ def empty_gallery(rng: Generator, w: int, h: int) -> Array:
 
 def open_sky(rng: Generator, w: int, h: int) -> Array:
     x, y, _ = grid(w, h)
-    high, low = colours("2f6fb5 a9cdea 24344d e8a36a 6f86a0 d5dbe0").reshape(3, 2, 3)[int(rng.integers(3))]
+    sky = rng.choice(colours("2f6fb5 a9cdea 24344d e8a36a 6f86a0 d5dbe0").reshape(3, 2, 3))
     clouds = noise(rng, (h, w), (5, 3), 6)
-    white = pigment(1, 0.98, 0.95) * (0.7 + 0.3 * clouds[..., None])
-    rgb = mix(ramp([high, low], y + 0 * x), white, (clouds - 0.45) * 4)
+    rgb = mix(ramp(sky, y + 0 * x), pigment(1, 0.98, 0.95) * (0.7 + 0.3 * clouds[..., None]), (clouds - 0.45) * 4)
     roofs = 0.75 + 0.2 * rng.random() - 0.15 * np.repeat(rng.random(12), -(-w // 12))[:w]
     return mix(rgb, pigment(0.18, 0.17, 0.18), edge(y - roofs)) if rng.random() < 0.5 else rgb
 
@@ -210,16 +274,16 @@ def tiled_floor(rng: Generator, w: int, h: int) -> Array:
     lean, n = rng.uniform(0.2, 1.2), rng.uniform(3, 8)
     depth = 1 / (0.15 + lean * y + 0.3)
     u, v = (x - a / 2) * depth * n, depth * n * 1.5
-    two = colours("d9d2c3 5a4a3e b8bcc0 35383d 9c5b3c e0c49a").reshape(3, 2, 3)[int(rng.integers(3))]
+    two = rng.choice(colours("d9d2c3 5a4a3e b8bcc0 35383d 9c5b3c e0c49a").reshape(3, 2, 3))
     check = ((np.floor(u) + np.floor(v)) % 2).astype(np.float32)
     grout = np.minimum(np.abs(u - np.round(u)), np.abs(v - np.round(v))) < 0.03
-    rgb = mix(two[0], two[1], check) * (0.8 + 0.3 * noise(rng, (h, w), 6, 4) - 0.3 * grout)[..., None]
-    return rgb * (1.1 - 0.3 * y)[..., None]
+    shade = (0.8 + 0.3 * noise(rng, (h, w), 6, 4) - 0.3 * grout)[..., None]
+    return mix(two[0], two[1], check) * shade * (1.1 - 0.3 * y)[..., None]
 
 
 def sign(rng: Generator, w: int, h: int) -> Array:
     sheet, a = Sheet(gallery(rng, w, h)), w / h
-    board, ink = colours("f5f3ee 1d1d1f 204a87 f5f3ee 8c1c13 f7e9c8").reshape(3, 2, 3)[int(rng.integers(3))]
+    board, ink = rng.choice(colours("f5f3ee 1d1d1f 204a87 f5f3ee 8c1c13 f7e9c8").reshape(3, 2, 3))
     x, y, bw, bh = 0.12 * a, rng.uniform(0.1, 0.25), 0.76 * a, rng.uniform(0.45, 0.65)
     sheet.rectangle((x, y, x + bw, y + bh), board)
     for k in range(int(rng.integers(4, 10))):
@@ -231,18 +295,16 @@ def sign(rng: Generator, w: int, h: int) -> Array:
             at += word + 0.022
     if rng.random() < 0.6:
         arrow = [(-1, -0.3), (0.2, -0.3), (0.2, -0.8), (1.2, 0), (0.2, 0.8), (0.2, 0.3), (-1, 0.3)]
-        way = rng.choice([0, np.pi / 2, np.pi])
-        sheet.placed((x + bw - 0.15, y + bh - 0.1), way, 0.07).shape(arrow, ink)
+        sheet.placed((x + bw - 0.15, y + bh - 0.1), rng.choice([0, np.pi / 2, np.pi]), 0.07).shape(arrow, ink)
     return sheet.rgb()
 
 
 def greenery(rng: Generator, w: int, h: int) -> Array:
     p = colours("16240f 2f4d1e 5a7d33 c2b23a 9dbb62 dfe9c0")
     sheet = Sheet(ramp(p[:3], noise(rng, (h, w), 5, 4)))
-    blade = [(0, 0), (0.3, -0.12), (1, 0), (0.3, 0.12)]
     for x, y, shade, angle, size in rng.random((220, 5)):
         leaf = sheet.placed((x * w / h, y), angle * 6.3, 0.05 + 0.12 * size)
-        leaf.shape(blade, ramp([p[1], p[2], p[4]], np.float32(shade)))
+        leaf.shape([(0, 0), (0.3, -0.12), (1, 0), (0.3, 0.12)], ramp(p[[1, 2, 4]], np.float32(shade)))
     return sheet.rgb()
 
 

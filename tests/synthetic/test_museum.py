@@ -17,7 +17,7 @@ from metlib.dataset import DISTRACTOR, Museum, Split, load
 from metlib.synthetic import museum as painting
 from metlib.synthetic import write_museum
 from metlib.synthetic.catalogue import plan
-from metlib.synthetic.drawing import PALETTES
+from metlib.synthetic.colours import PALETTES
 from metlib.synthetic.photographs import FORMATS, SCHOOLS
 
 
