@@ -1,6 +1,5 @@
 """Files fetched over HTTP, in pieces that survive a broken connection, and checked by size and hash."""
 
-import http.client
 import logging
 import os
 import re
@@ -8,7 +7,9 @@ import shutil
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -56,9 +57,8 @@ class File:
 def fetch(file: File, folder: str | Path, url: str) -> Path:
     """Bring `<url>/<file.file>` into `folder`, going on from what an earlier call left; return its path.
 
-    Size and SHA-256 are checked against `file`, and against what SHA256SUMS in `folder` has of an earlier
-    download; a new hash is added there, so that the first download pins a file whose hash nobody published.
-    Raises DamagedFile (the file is set aside as `*.damaged`), DownloadError, and ValueError for the URL.
+    Size and SHA-256 are checked against `file` and SHA256SUMS in `folder`, to which a new hash is added. Raises
+    DamagedFile (the file is set aside as `*.damaged`), DownloadError, and ValueError for the URL.
     """
     folder, address = Path(folder), _address(url, file)
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def fetch(file: File, folder: str | Path, url: str) -> Path:
         try:
             _continue(address, part, file)
             part.replace(path)
-            _note(part).unlink(missing_ok=True)
+            Path(f"{part}.note").unlink(missing_ok=True)
             sync_folder(folder)
         except _RetryableError as error:
             # Only new bytes count: a server that starts from zero every time can't hold us for ever.
@@ -76,10 +76,8 @@ def fetch(file: File, folder: str | Path, url: str) -> Path:
                 best, failures = have, 0
             failures += 1
             if failures == ATTEMPTS:
-                raise DownloadError(
-                    f"{address}: gave up after {ATTEMPTS} attempts, the last: {error}; {have:,} bytes are"
-                    f" kept in {part}, and the same command goes on from there"
-                ) from error
+                found = f"gave up after {ATTEMPTS} attempts, the last: {error}; {have:,} bytes are kept in {part}"
+                raise DownloadError(f"{address}: {found}, and the same command goes on from there") from error
             wait = 2.0 ** (failures - 1)
             log.warning("%s: %s; trying again in %.0f s", file.file, error, wait)
             time.sleep(wait)
@@ -90,7 +88,7 @@ def fetch(file: File, folder: str | Path, url: str) -> Path:
         (f"SHA-256 as before (if the edition is new, delete its line in {folder / SUMS})", known, found),
     ):
         if expected not in (None, got) and not (what == "SHA-256" and str(got).startswith(str(expected))):
-            raise DamagedFile(f"{path}: expected {what} {expected}, found {got}; {_set_aside(path)}")
+            raise DamagedFile(f"{path}: expected {what} {expected}, found {got}; {set_aside(path)}")
     if known is None:
         _record(folder, file.file, found)
     return path
@@ -98,13 +96,10 @@ def fetch(file: File, folder: str | Path, url: str) -> Path:
 
 def remaining(file: File, folder: Path, url: str) -> tuple[int, int]:
     """Count a file's bytes: those in all (0 if neither `file` nor the server knows), and those not yet in `folder`."""
-    address, total = _address(url, file), file.size
-    if total is None:
-        try:
-            with _open(address, {}, method="HEAD") as response:
-                total = _length(response)
-        except (DownloadError, _RetryableError):  # the server may know no HEAD; `fetch` asks again
-            total = 0
+    address, total = _address(url, file), file.size or 0
+    if not total:  # the server may know no HEAD; `fetch` asks again
+        with suppress(DownloadError, _RetryableError), _open(address, {}, method="HEAD") as response:
+            total = _length(response)
     kept = max(_size(folder / file.file), _kept(folder / f"{file.file}.part", address)[0])
     return total, max(0, total - kept)
 
@@ -113,34 +108,28 @@ def check_space(folder: Path, need: int) -> None:
     """Raise DownloadError where the disk of `folder`, which may not exist yet, has no `need` bytes left."""
     free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
     if need > free:
-        raise DownloadError(
-            f"{folder}: about {need:,} bytes are needed, {free:,} are free; make room or give another root"
-        )
+        raise DownloadError(f"{folder}: about {need:,} bytes are needed, {free:,} are free; make room or change `root`")
 
 
 def read_sums(folder: Path) -> dict[str, str]:
     """Read SHA256SUMS (lines as sha256sum writes them: hash, two spaces, file name) as {file name: hash}."""
-    path = folder / SUMS
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    lines = (folder / SUMS).read_text("utf-8").splitlines() if (folder / SUMS).exists() else []
     return {name: found for found, _, name in (line.partition("  ") for line in lines)}
 
 
-def discard(path: Path) -> str:
-    """Forget the hash of a file that turned out damaged, and set it aside; return the end of the error's sentence."""
-    _record(path.parent, path.name, None)
-    return _set_aside(path)
+def set_aside(path: Path, *, forget: bool = False) -> str:
+    """Rename a damaged file, and `forget` its hash if asked to; return the end of the error's sentence."""
+    if forget:
+        _record(path.parent, path.name, None)
+    aside = path.with_name(f"{path.name}.damaged")
+    path.replace(aside)
+    return f"set aside as {aside}, run again to fetch it anew"
 
 
 def _record(folder: Path, name: str, found: str | None) -> None:
     sums = {**read_sums(folder), name: found}
     with replacing(folder / SUMS, "w") as out:
         out.writelines(f"{value}  {key}\n" for key, value in sums.items() if value)
-
-
-def _set_aside(path: Path) -> str:
-    aside = path.with_name(f"{path.name}.damaged")
-    path.replace(aside)
-    return f"set aside as {aside}, run again to fetch it anew"
 
 
 def _continue(address: str, part: Path, file: File) -> None:
@@ -152,7 +141,8 @@ def _continue(address: str, part: Path, file: File) -> None:
     if have and version:
         headers["If-Range"] = version  # the server sends everything if it has another edition now
     with _open(address, headers, part) as response:
-        fresh = _version(response)
+        etag = response.headers.get("ETag", "")  # If-Range takes a strong one, else the date
+        fresh = " ".join((etag if etag.startswith('"') else response.headers.get("Last-Modified", "")).split())
         if response.status == 206:
             extent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
             if not extent or extent.groups() != (str(have), str(total)) or fresh not in ("", version):
@@ -165,15 +155,14 @@ def _continue(address: str, part: Path, file: File) -> None:
             if file.size not in (None, total):
                 raise DamagedFile(f"{address}: expected bytes {file.size}, found {total}; check url")
             part.unlink(missing_ok=True)  # first: old bytes must never stand under a new note
-            with replacing(_note(part), "w") as note:
+            with replacing(f"{part}.note", "w") as note:
                 note.write(f"{address}\n{fresh}\n{total}")
         check_space(part.parent, total - have)
-        bar = track(total=total, label=file.file, unit="B", done=have, scale=True)
-        with bar, part.open("ab") as out:
+        with track(total=total, label=file.file, unit="B", done=have, scale=True) as bar, part.open("ab") as out:
             while have < total:
                 try:
                     block = response.read1(min(BLOCK, total - have))
-                except (OSError, http.client.HTTPException) as error:
+                except (OSError, HTTPException) as error:
                     raise _RetryableError(f"the connection broke at byte {have:,} of {total:,} ({error})") from error
                 if not block:
                     raise _RetryableError(f"the connection ended at byte {have:,} of {total:,}")
@@ -184,14 +173,12 @@ def _continue(address: str, part: Path, file: File) -> None:
             os.fsync(out.fileno())
 
 
-def _open(
-    address: str, headers: dict[str, str], part: Path | None = None, method: str = "GET"
-) -> http.client.HTTPResponse:
+def _open(address: str, headers: dict[str, str], part: Path | None = None, method: str = "GET") -> HTTPResponse:
     """Ask for `address`, over http(s) even if redirected; a `part` that is out of range is dropped."""
     headers = {"User-Agent": "metlib", "Accept-Encoding": "identity", **headers}
     request = urllib.request.Request(address, headers=headers, method=method)
     try:
-        response: http.client.HTTPResponse = urllib.request.build_opener().open(request, timeout=TIMEOUT)
+        response: HTTPResponse = urllib.request.build_opener().open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and part is not None:
@@ -199,7 +186,7 @@ def _open(
         if error.code in (408, 416, 425, 429) or error.code >= 500:
             raise _RetryableError(f"the server answers {error.code} {error.reason}") from error
         raise DownloadError(f"{address}: status {error.code} {error.reason}; check url") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise _RetryableError(f"no answer ({error})") from error
     if not response.url.startswith(("http://", "https://")):
         response.close()
@@ -207,30 +194,18 @@ def _open(
     return response
 
 
-def _length(response: http.client.HTTPResponse) -> int:
+def _length(response: HTTPResponse) -> int:
     """Read Content-Length in bytes, 0 where there is none."""
     text = response.headers.get("Content-Length", "")
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else 0
 
 
-def _version(response: http.client.HTTPResponse) -> str:
-    """Name the edition of the file as If-Range takes it: a strong ETag, else the date, else nothing."""
-    etag = response.headers.get("ETag", "")
-    return " ".join((etag if etag.startswith('"') else response.headers.get("Last-Modified", "")).split())
-
-
-def _note(part: Path) -> Path:
-    return part.with_name(f"{part.name}.note")
-
-
 def _kept(part: Path, address: str) -> tuple[int, str, int]:
     """Read what an earlier attempt left of `address`: the number of bytes, their version, and the bytes in all."""
-    try:
-        origin, version, total = _note(part).read_text("utf-8").split("\n")
+    with suppress(OSError, ValueError):  # no note, or a damaged one: start again
+        origin, version, total = Path(f"{part}.note").read_text("utf-8").split("\n")
         if origin == address and _size(part) <= int(total):
             return _size(part), version, int(total)
-    except (OSError, ValueError):
-        pass  # no note, or a damaged one: start again
     return 0, "", 0
 
 

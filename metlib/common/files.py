@@ -4,27 +4,32 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+# Parts that are empty (an absolute path's first), `.` or `..`, drives, backslashes, control and surrogate characters.
+_LEAVES_ROOT = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|^[A-Za-z]:|[\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def leaves_root(path: str) -> bool:
+    """Whether a path from outside may leave its root: it is absolute, has `..`, or isn't plain with slashes."""
+    return _LEAVES_ROOT.search(path) is not None
 
 
 @contextmanager
 def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` that takes its name only when the block ends well.
 
-    The content is synced before the rename, so a crash, a kill or a full disk leaves either the old file or
-    the new one, never half of one. Folders are made as needed; text modes write UTF-8. An exception inside
-    the block removes the temporary file and goes on to the caller; a full disk becomes an OSError with
-    the file and what to do.
+    A crash, a kill, an exception in the block or a full disk (an OSError with the file and what to do) leaves the old
+    file or the new one, never half of one. Folders are made as needed; text modes write UTF-8.
     """
     path = Path(path)
     if "w" not in mode or not set(mode) <= set("wbt+"):
-        raise ValueError(
-            f"mode {mode!r}: expected 'w' or 'wb', since the file is written anew and then replaces {path}"
-        )
+        raise ValueError(f"mode {mode!r}: expected 'w' or 'wb', since a new file replaces {path}")
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,8 +39,7 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        encoding = None if "b" in mode else "utf-8"
-        newline = None if "b" in mode else "\n"
+        encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
         with os.fdopen(handle, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
@@ -55,22 +59,18 @@ def explained(error: OSError, path: Path) -> OSError:
     cut_short = error.errno is None and "requested and" in str(error)
     if not cut_short and error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error
-    way_out = "the disk is full: free some space and run again, what was finished is kept"
-    return OSError(error.errno or errno.ENOSPC, way_out, str(path))
+    text = "the disk is full: free some space and run again, what was finished is kept"
+    return OSError(error.errno or errno.ENOSPC, text, str(path))
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` survive a power cut; does nothing where they can't be opened (Windows)."""
-    try:
+    """Make renames inside `folder` survive a power cut, where the system can: Windows and some networks can't."""
+    with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass  # some network file systems refuse; the rename itself is done
-    finally:
-        os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def short_hash(value: Any) -> str:

@@ -11,15 +11,14 @@ _NUMBERS = 2**20  # of rows at a time, 4 MiB: intermediate results stay in the p
 def slices(n: int, step: int) -> Iterator[slice]:
     """Cut n rows into slices of `step`, of one at least: what is computed of each then stays small."""
     step = max(step, 1)
-    for start in range(0, n, step):
-        yield slice(start, start + step)
+    return (slice(start, start + step) for start in range(0, n, step))
 
 
 def as_rows(descriptors: ArrayLike, name: str = "descriptors") -> NDArray[np.float32]:
     """Check descriptors and give them as C-ordered float32 (N, D), without a copy where they already are.
 
-    Raises ValueError (with `name`) for another shape, no rows, and rows that are NaN, infinite or zero: a
-    similarity to such a row means nothing, and search libraries answer it silently with a wrong index.
+    Raises ValueError (with `name`) for another shape, no rows, and rows that are NaN, infinite or zero, to which
+    search libraries answer silently with a wrong index.
     """
     rows = np.asarray(descriptors)
     if rows.dtype.kind not in "fiu":
@@ -32,10 +31,9 @@ def as_rows(descriptors: ArrayLike, name: str = "descriptors") -> NDArray[np.flo
     bad = np.flatnonzero(~(np.isfinite(energy) & (energy > 0)))
     if len(bad):
         first = rows[bad[0]]
+        kind = "out of float32's range" if first.any() else "zero"
         if not np.isfinite(first).all():
             kind = "NaN or infinite"
-        else:
-            kind = "out of float32's range" if first.any() else "zero"
         raise ValueError(
             f"{name}: row {bad[0]} is {kind} ({len(bad)} such rows); leave these images out or extract again"
         )

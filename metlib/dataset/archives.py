@@ -1,8 +1,7 @@
 """The Met's own archives: fetched, checked, and unpacked all or nothing.
 
-`<root>/archives` keeps the archives while they are needed, SHA256SUMS (what arrived) and a marker for each
-finished archive; `<root>/ground_truth` and `<root>/images` are the layout that `metlib.dataset` reads.
-Whatever the server sends is hostile until checked.
+`<root>/archives` keeps the archives while they are needed, SHA256SUMS (what arrived) and a marker for each finished
+archive. Whatever the server sends is hostile until checked.
 """
 
 import gzip
@@ -10,19 +9,10 @@ import os
 import shutil
 import tarfile
 import zlib
+from itertools import dropwhile
 from pathlib import Path, PurePosixPath
 
-from metlib.common.fetch import (
-    BLOCK,
-    DamagedFile,
-    DownloadError,
-    File,
-    check_space,
-    discard,
-    fetch,
-    read_sums,
-    remaining,
-)
+from metlib.common.fetch import DamagedFile, DownloadError, File, check_space, fetch, read_sums, remaining, set_aside
 from metlib.common.files import replacing, sync_folder
 from metlib.common.progress import track
 
@@ -30,6 +20,7 @@ URL = "http://ptak.felk.cvut.cz/met/dataset/"
 UNPACKED = 1.25  # bytes on disk per byte of an archive: JPEGs hardly compress, file systems round up
 RATIO, FLOOR = 50, 1 << 26  # an honest archive unpacks to less than RATIO times itself or less than FLOOR
 MEMBERS, HEADER = 2_000_000, 1 << 22  # members at most (the Met has 397,121 images); bytes between two
+BLOCK = 1 << 18  # bytes read and written at a time
 
 
 class Archive(File):
@@ -43,9 +34,8 @@ class Archive(File):
     @property
     def folder(self) -> Path:
         """Where its files belong under the root: the ground truth calls both MET archives `MET/`."""
-        if self.name == "ground_truth":
-            return Path("ground_truth")
-        return Path("images", "MET" if self.name == "small_MET" else self.name)
+        folders = {"ground_truth": "ground_truth", "small_MET": "images/MET"}
+        return Path(folders.get(self.name, f"images/{self.name}"))
 
 
 _KNOWN = (
@@ -67,19 +57,16 @@ PARTS: dict[str, tuple[str, ...]] = {
 def download(root: str | Path, part: str = "mini", *, url: str = URL, keep_archives: bool = False) -> Path:
     """Fetch and unpack one part of the Met under `root`, skipping what is finished; return `root`.
 
-    `part` is a key of PARTS. A stopped download goes on where it was when the same call is made again.
-    Raises ValueError for an unknown part or a URL that isn't http(s); DamagedFile for an archive that
-    fails a check (it is set aside as `*.damaged`); DownloadError where the server refuses, the disk is too
-    small, or `root` holds other data.
+    `part` is a key of PARTS. The same call goes on where a stopped download was. Raises ValueError for an unknown part
+    or a URL that isn't http(s); DamagedFile for an archive that fails a check (it is set aside as `*.damaged`);
+    DownloadError where the server refuses, the disk is too small, or `root` holds other data.
     """
     if part not in PARTS:
         raise ValueError(f"part is {part!r}; expected one of {', '.join(PARTS)}")
-    root = Path(root)
-    archives = root / "archives"
+    root, archives = Path(root), Path(root, "archives")
     if not archives.is_dir() and any((root / name).exists() for name in ("ground_truth", "images")):
         raise DownloadError(
-            f"{root}: holds data that this download didn't make, and they would mix; give a new root"
-            f" (or, if what lies there is the Met, make an empty folder {archives})"
+            f"{root}: holds data that this download didn't make; give a new root (or, if it's the Met, make {archives})"
         )
     todo = [ARCHIVES[name] for name in PARTS[part] if not _finished(root, ARCHIVES[name])]
     sizes = [remaining(archive, archives, url) for archive in todo]
@@ -89,31 +76,25 @@ def download(root: str | Path, part: str = "mini", *, url: str = URL, keep_archi
         try:
             unpack(path, root / archive.folder)
         except DamagedFile as error:
-            raise DamagedFile(f"{error}; {discard(path)}") from error
-        with replacing(_marker(root, archive), "w") as file:
+            raise DamagedFile(f"{error}; {set_aside(path, forget=True)}") from error
+        with replacing(archives / f"{archive.name}.unpacked", "w") as file:
             file.write(read_sums(archives)[archive.file])
         if not keep_archives:
             path.unlink()
     return root
 
 
-def _marker(root: Path, archive: Archive) -> Path:
-    return root / "archives" / f"{archive.name}.unpacked"
-
-
 def _finished(root: Path, archive: Archive) -> bool:
-    marker = _marker(root, archive)
-    unpacked = marker.exists() and (root / archive.folder).is_dir()
-    return unpacked and archive.sha256 in (None, marker.read_text("utf-8"))
+    marker = root / "archives" / f"{archive.name}.unpacked"
+    return marker.exists() and (root / archive.folder).is_dir() and archive.sha256 in (None, marker.read_text("utf-8"))
 
 
 def unpack(path: str | Path, folder: str | Path) -> None:
     """Unpack a .tar.gz into `folder`, all or nothing; an existing `folder` keeps its other files.
 
     Leading `./`, `<archive name>/` and `<folder name>/` are taken off: for small_MET into images/MET,
-    `small_MET/1/0.jpg`, `MET/1/0.jpg` and `1/0.jpg` are all `images/MET/1/0.jpg`.
-    Raises DamagedFile for links, devices, names that leave the folder, broken data and bombs;
-    DownloadError where the disk is too small.
+    `small_MET/1/0.jpg`, `MET/1/0.jpg` and `1/0.jpg` are all `images/MET/1/0.jpg`. Raises DamagedFile for links,
+    devices, names that leave the folder, broken data and bombs; DownloadError where the disk is too small.
     """
     path, folder = Path(path), Path(folder)
     prefixes = {path.name.removesuffix(".tar.gz"), folder.name}
@@ -158,7 +139,7 @@ class _Ration(gzip.GzipFile):
 def _extract(path: Path, fresh: Path, prefixes: set[str]) -> None:
     """Write the files of an archive into `fresh`; members are bounded in number, size and kind."""
     size, free = path.stat().st_size, shutil.disk_usage(fresh).free
-    most, files, members, seen = max(FLOOR, RATIO * size), 0, 0, 0
+    most, members = max(FLOOR, RATIO * size), 0
     with (
         track(total=size, label=f"unpack {path.name}", unit="B", scale=True) as bar,
         path.open("rb") as raw,
@@ -178,22 +159,16 @@ def _extract(path: Path, fresh: Path, prefixes: set[str]) -> None:
                 raise DamagedFile(f"{path}: a bomb: {end:,} bytes in {members:,} members or more")
             if end > free:
                 raise DownloadError(f"{path}: unpacks to {end:,} bytes or more, {free:,} are free; make room")
-            parts = name.parts
-            while parts and parts[0] in prefixes:
-                parts = parts[1:]
             if member.isreg():
-                if not parts:
+                if not (inside := "/".join(dropwhile(prefixes.__contains__, name.parts))):
                     raise DamagedFile(f"{path}: {member.name!r} is a file; expected a folder")
                 plain.left = member.size + HEADER
-                inside = member.replace(name="/".join(parts), deep=False)
-                tar.extract(inside, fresh, set_attrs=False, filter="data")
-                files += 1
+                tar.extract(member.replace(name=inside, deep=False), fresh, set_attrs=False, filter="data")
             plain.left = HEADER
-            bar.update(raw.tell() - seen)
-            seen = raw.tell()
+            bar.update(raw.tell() - bar.n)
         # tarfile ends quietly at a broken header, and before the checksum of the gzip: read on to the end.
         while rest := tar.fileobj.read(BLOCK):
             if rest.strip(b"\0"):
                 raise DamagedFile(f"{path}: broken after {members:,} members")
-    if not files:
+    if not any(fresh.iterdir()):
         raise DamagedFile(f"{path}: holds no file")

@@ -1,14 +1,12 @@
 """The Met layout: ground truth and images read into frozen, checked values.
 
-A museum is a folder with `ground_truth/{MET_database,mini_MET_database,valset,testset}.json` and
-`images/<path>` (the files may also lie beside each other in one folder, as mirrors keep them). Database rows
-are `{"id": int, "path": str}`; query rows `{"path": str, "MET_id": int}`, without `MET_id` where the query is
-a distractor. Source: Ypsilantis et al., The Met Dataset, NeurIPS 2021, section 3.
+A museum is a folder with `ground_truth/{MET_database,mini_MET_database,valset,testset}.json` and `images/<path>` (or
+both beside each other, as mirrors keep them). Database rows are `{"id": int, "path": str}`; query rows `{"path": str,
+"MET_id": int}`, without `MET_id` for a distractor. Source: Ypsilantis et al., The Met Dataset, NeurIPS 2021, section 3.
 """
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,17 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-DISTRACTOR = -1
-"""The label of a query that shows no exhibit of the database."""
+from metlib.common.files import leaves_root
 
+DISTRACTOR = -1  # the label of a query that shows no exhibit of the database
 DATABASES = {"full": "MET_database.json", "mini": "mini_MET_database.json"}
 QUERIES = {"val": "valset.json", "test": "testset.json"}
-MET_IMAGES = {"full": 397_121, "mini": 38_307}
-"""Images of the Met's own databases."""
-
-# A path with empty, `.` or `..` parts (an absolute one begins with an empty part), a drive, backslashes, control
-# characters, or lone surrogates, which no file name can hold.
-_LEAVES_ROOT = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|^[A-Za-z]:|[\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+MET_IMAGES = {"full": 397_121, "mini": 38_307}  # images of the Met's own databases
 
 # Where data lie on Colab: its own disk, or a mounted Drive.
 _COLAB = Path("/content")
@@ -44,7 +37,7 @@ class BadGroundTruth(ValueError):
 class Split:
     """N images with labels: `paths` (N,) str relative to `root`, `labels` (N,) int64, -1 for distractors.
 
-    Both arrays are copied where the caller could change them, and are read-only. Raises ValueError for different
+    Both arrays are read-only, and copies where the caller could change them. Raises ValueError for different
     lengths, labels that are no integers or below -1, and duplicate paths.
 
     >>> split = Split(["MET/52/0.jpg", "test_other/b.jpg"], [52, DISTRACTOR])
@@ -70,14 +63,11 @@ class Split:
             raise ValueError(f"label {labels.min()}: exhibits are 0 or more, distractors are {DISTRACTOR}")
         if labels.size and labels.max() > np.iinfo(np.int64).max:
             raise ValueError(f"label {labels.max()} is too large for int64: number the exhibits from 0")
-        twin = _find_twin(paths)
-        if twin is not None:
+        if (twin := _find_twin(paths)) is not None:
             raise ValueError(f"duplicate path {twin!r}: list every image once")
-        labels = labels.astype(np.int64)
-        for array in (paths, labels):
+        for name, array in (("paths", paths), ("labels", labels.astype(np.int64))):
             array.flags.writeable = False
-        object.__setattr__(self, "paths", paths)
-        object.__setattr__(self, "labels", labels)
+            object.__setattr__(self, name, array)
         object.__setattr__(self, "root", Path(self.root))
 
     def __len__(self) -> int:
@@ -102,9 +92,8 @@ class Split:
 class Museum:
     """Three splits of one collection: `database` to search in, `val` to tune on, `test` to be scored on.
 
-    `kind` is "full" or "mini", `name` what figures and tables call it, `root` the folder it was read from.
-    Raises ValueError where the database holds distractors or nothing, or a query split has no query with an
-    exhibit.
+    `kind` is "full" or "mini", `name` what figures and tables call it, `root` the folder it was read from. Raises
+    ValueError where the database holds distractors or nothing, or a query split has no query with an exhibit.
     """
 
     database: Split
@@ -119,12 +108,10 @@ class Museum:
             raise ValueError(f"the database of {self.name} is empty: it needs at least one image")
         if (self.database.labels == DISTRACTOR).any():
             raise ValueError(f"the database of {self.name} holds distractors: every database image needs an exhibit")
-        for split, label in self.splits():
-            if label != "database" and not (split.labels != DISTRACTOR).any():
-                raise ValueError(
-                    f"the {label} split of {self.name} has no positive query among {len(split)}: without one "
-                    "that shows an exhibit no score is defined; add rows with a MET_id"
-                )
+        for split, label in ((self.val, "val"), (self.test, "test")):
+            if not (split.labels != DISTRACTOR).any():
+                found = f"the {label} split of {self.name} has no positive query among {len(split)}"
+                raise ValueError(f"{found}: no score is defined without one; add rows with a MET_id")
 
     @property
     def sha256(self) -> str:
@@ -149,19 +136,17 @@ def find(root: str | Path) -> Path:
         if place.is_dir():
             return place
     raise FileNotFoundError(
-        f"no folder {root} (searched: {', '.join(map(str, places))}). Paint a museum with "
-        f"`metlib paint {root}`, fetch the Met with "
-        f"`metlib download --root {root}`, or name the folder of your own"
+        f"no folder {root} (searched: {', '.join(map(str, places))}). Paint a museum with `metlib paint {root}`, "
+        f"fetch the Met with `metlib download --root {root}`, or name the folder of your own"
     )
 
 
 def load(root: str | Path, database: str = "full") -> Museum:
     """Read a museum's ground truth; images aren't opened (that is `verify`).
 
-    `database` is "full" (MET_database.json) or "mini" (mini_MET_database.json). Labels are the exhibit ids as
-    written. Raises FileNotFoundError for a root without the files, BadGroundTruth (a ValueError) for damaged
-    JSON, another schema, paths that leave the image root, duplicates, ids that are no integers, splits
-    without positive queries.
+    `database` is "full" (MET_database.json) or "mini" (mini_MET_database.json). Labels are the exhibit ids as written.
+    Raises FileNotFoundError for a root without the files, BadGroundTruth (a ValueError) for damaged JSON, another
+    schema, paths that leave the image root, duplicates, ids that are no integers, splits without positive queries.
     """
     if database not in DATABASES:
         raise ValueError(f"database {database!r}: expected one of {', '.join(DATABASES)}")
@@ -170,16 +155,14 @@ def load(root: str | Path, database: str = "full") -> Museum:
     wanted = [truth / name for name in (DATABASES[database], *QUERIES.values())]
     missing = [path.name for path in wanted if not path.is_file()]
     if missing:
-        there = sorted(path.name for path in truth.glob("*.json")) if truth.is_dir() else []
-        other = next((kind for kind, name in DATABASES.items() if kind != database and name in there), None)
-        if other and missing == [DATABASES[database]]:
-            way_out = f"it has the {other} database: ask for database={other!r}"
-        else:
-            way_out = f"paint one with `metlib paint {root}`, or fetch the Met with `metlib download`"
+        there = sorted(path.name for path in truth.glob("*.json"))
+        way_out = f"paint one with `metlib paint {root}`, or fetch the Met with `metlib download`"
+        for other, name in DATABASES.items():
+            if name in there and missing == [DATABASES[database]]:
+                way_out = f"it has the {other} database: ask for database={other!r}"
         raise FileNotFoundError(
-            f"{root} is no museum: {truth} has no {', '.join(missing)} "
-            f"(found: {', '.join(there) or 'no JSON'}). Expected images/ and "
-            f"ground_truth/{{MET_database,mini_MET_database,valset,testset}}.json; {way_out}"
+            f"{root} is no museum: {truth} has no {', '.join(missing)} (found: {', '.join(there) or 'no JSON'}). "
+            f"Expected images/ and ground_truth/{{MET_database,mini_MET_database,valset,testset}}.json; {way_out}"
         )
     images = root / "images" if (root / "images").is_dir() else root
     database_split = _read_split(wanted[0], "id", images, required=True)
@@ -195,17 +178,13 @@ def _read_split(path: Path, key: str, images: Path, *, required: bool) -> Split:
     raw = path.read_bytes()
     paths, labels = _at_once(raw, key, required=required) or _row_by_row(raw, path, key, images, required=required)
     try:
-        return Split(paths, labels, images)
+        return Split(np.asarray(paths), np.asarray(labels), images)
     except ValueError as error:
         raise BadGroundTruth(f"{path}: {error}") from None
 
 
 def _at_once(raw: bytes, key: str, *, required: bool) -> tuple[NDArray[np.str_], NDArray[np.int64]] | None:
-    """Paths and labels of a file whose rows are all valid, checked in bulk, or None: `_row_by_row` then decides.
-
-    It takes a third of the time. Paths are judged more strictly than
-    there: a colon, a letter beyond ASCII, or a dash after a slash is no error.
-    """
+    """Check paths and labels in bulk, in a third of the time; None where one is wrong or odd: `_row_by_row` decides."""
 
     def query(row: dict[str, Any]) -> tuple[Any, Any]:
         if row.get(key) == DISTRACTOR:
@@ -214,10 +193,7 @@ def _at_once(raw: bytes, key: str, *, required: bool) -> tuple[NDArray[np.str_],
 
     try:  # each row becomes (path, label) as it is parsed
         rows = json.loads(raw, object_hook=itemgetter("path", key) if required else query)
-        if not isinstance(rows, list) or raw.find(b"[") != raw.rfind(b"["):  # a list inside may look like such a row
-            return None
         names, ids = list(map(itemgetter(0), rows)), list(map(itemgetter(1), rows))
-        del rows
         labels = np.fromiter(ids, np.int64, len(ids))
         text = "\n{}\n".format("\n".join(names))
         letters = np.frombuffer(text.encode("ascii"), np.uint8)
@@ -226,7 +202,9 @@ def _at_once(raw: bytes, key: str, *, required: bool) -> tuple[NDArray[np.str_],
     ends = np.flatnonzero(letters < ord(" "))  # the line breaks around names, and no other control character
     begins = (letters == ord("/")) | (letters == ord("\n"))  # no dot, slash or break may follow
     if (
-        set(map(type, ids)) != {int}
+        not isinstance(rows, list)
+        or raw.count(b"[") != 1  # a list inside may look like such a row
+        or set(map(type, ids)) != {int}
         or labels.min() < (0 if required else DISTRACTOR)
         or len(ends) != len(names) + 1
         or (begins[:-1] & (letters[1:] < ord("0"))).any()
@@ -239,9 +217,7 @@ def _at_once(raw: bytes, key: str, *, required: bool) -> tuple[NDArray[np.str_],
     return paths, labels
 
 
-def _row_by_row(
-    raw: bytes, path: Path, key: str, images: Path, *, required: bool
-) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+def _row_by_row(raw: bytes, path: Path, key: str, images: Path, *, required: bool) -> tuple[list[str], list[int]]:
     """Paths and labels of any file, or BadGroundTruth with the first row that is wrong."""
     try:
         rows = json.loads(raw)
@@ -258,29 +234,19 @@ def _row_by_row(
         elif key in row and (type(row[key]) is not int or not 0 <= row[key] < 2**63):
             problem = f"{key} must be an integer of 0 or more, got {_short(row[key])}"
         elif leaves_root(name):
-            problem = (
-                f"path {_short(name)} leaves the image root {images} or isn't plain; expected a relative path with "
-                "forward slashes, such as MET/52/0.jpg"
-            )
+            expected = "expected a relative path with forward slashes, such as MET/52/0.jpg"
+            problem = f"path {_short(name)} leaves the image root {images} or isn't plain; {expected}"
         else:
             continue
         raise BadGroundTruth(f"{path}, row {number}: {problem}")
-    labels = [row.get(key, DISTRACTOR) for row in rows]
-    return np.array([row["path"] for row in rows], dtype=np.str_), np.array(labels, dtype=np.int64)
-
-
-def leaves_root(path: str) -> bool:
-    """Whether a path from outside may leave its root: it is absolute, has `..`, or isn't plain with slashes."""
-    return _LEAVES_ROOT.search(path) is not None
+    return [row["path"] for row in rows], [row.get(key, DISTRACTOR) for row in rows]
 
 
 def _find_twin(paths: NDArray[np.str_]) -> str | None:
     """The first path, in their order, that appears twice."""
-    if not paths.size:
-        return None
     # Equal rows have equal sums. Where two sums are equal, which is nearly never chance, sorting decides.
-    pairs = paths.itemsize % 8 == 0  # two letters a number
-    letters: NDArray[Any] = paths.view(np.uint64 if pairs else np.uint32).reshape(len(paths), -1)
+    width = 4 if paths.itemsize % 8 else 8  # bytes of a number: one letter, or two
+    letters: NDArray[Any] = paths.view(f"u{width}").reshape(len(paths), paths.itemsize // width)
     weights = np.random.default_rng(0).integers(2**64, size=letters.shape[1], dtype=np.uint64) | np.uint64(1)
     sums = np.sort(letters @ weights)
     if (sums[1:] != sums[:-1]).all():
