@@ -1,6 +1,5 @@
-"""Charts of numbers: each function draws one finding and returns its Axes.
+"""Charts of numbers: each function draws one finding and returns its Axes, without `ax` those of a new figure.
 
-Drawn in seaborn's manner: data first, the rest by keyword; without `ax` the chart is a figure of its own.
 Scores come as fractions and are shown in percent.
 """
 
@@ -15,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
 from metlib.dataset import DISTRACTOR
@@ -61,7 +60,7 @@ def histogram_counts(counts: Mapping[str, int], *, ax: Axes | None = None, xlabe
     ax.margins(x=0.12)
     ax.grid(False, axis="y")
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_xlabel(xlabel)
     return ax
 
@@ -79,9 +78,8 @@ def similarity_histogram(
         raise ValueError("no groups with values: expected names and values of at least one")
     edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins)  # type: ignore[call-overload]
     ax = ax or theme.axes_of_size(7.0, 3.8)
-    for number, name in enumerate(groups):
-        colour, line = COLOURS.get(name, CYCLE[number % len(CYCLE)]), LINES[number % len(LINES)]
-        count = np.size(groups[name])
+    for number, (name, group) in enumerate(groups.items()):
+        colour, line, count = COLOURS.get(name, CYCLE[number % len(CYCLE)]), LINES[number % len(LINES)], np.size(group)
         density = np.histogram(values[name], edges, density=True)[0] if count else np.zeros(len(edges) - 1)
         ax.stairs(density, edges, fill=True, color=colour, alpha=0.22)
         ax.stairs(density, edges, color=colour, lw=1.8, ls=line, label=f"{name} (n = {count:,})")
@@ -95,10 +93,9 @@ def similarity_histogram(
 def spectrum(
     eigenvalues: ArrayLike, *, rank: int | None = None, dims: Sequence[int] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw descending eigenvalues (D,) as shares of the largest, with the rank and candidate dims marked.
+    """Draw descending eigenvalues (D,) as shares of the largest, those above 0, with the rank and candidate dims marked.
 
-    Those of zero or less have no place on a log axis and are left out. Raises ValueError for eigenvalues that
-    don't descend from a positive one, and for a rank or dims outside 1..D.
+    Raises ValueError for eigenvalues that don't descend from a positive one, and for a rank or dims outside 1..D.
     """
     values = theme.as_vector(eigenvalues, "eigenvalues")
     if values[0] <= 0 or (np.diff(values) > 1e-9 * values[0]).any():
@@ -115,10 +112,9 @@ def spectrum(
         ax.axvline(rank, color=COLOURS["wrong"], ls="dashed", lw=1.4)
         units, colour = ("data", "axes fraction"), COLOURS["wrong"]
         ax.annotate(f"rank {rank}", (rank, 0.03), (-5, 0), units, "offset points", ha="right", color=colour)
-    shown = [d for d in dims or [] if share[d - 1] > 0]
+    shown, box = [d for d in dims or [] if share[d - 1] > 0], {"fc": "white", "ec": "none", "pad": 0.8}
     ax.plot(shown, share[[d - 1 for d in shown]], "o", color=COLOURS["accent"], mec="white", ms=8, zorder=3)
     for d in shown:
-        box = {"fc": "white", "ec": "none", "pad": 0.8}
         ax.annotate(f"{d}", (d, share[d - 1]), (0, 9), "data", "offset points", ha="center", fontsize=9, bbox=box)
     theme.plain_ticks(ax.xaxis)
     return ax
@@ -157,8 +153,7 @@ def class_counts(table: pd.DataFrame, *, most: int = 24, ax: Axes | None = None)
 def scatter(points: ArrayLike, labels: ArrayLike, *, classes: Sequence[str], ax: Axes | None = None) -> Axes:
     """Draw points (N, 2), for example of a t-SNE, marked by class: the largest eight in colours, the others grey.
 
-    `labels` (N,) int index `classes`, -1 where unknown. Classes differ by colour and by mark.
-    Raises ValueError for another shape and labels beyond the classes.
+    `labels` (N,) int index `classes`, -1 where unknown. Raises ValueError for another shape and other labels.
     """
     where, labels = np.asarray(points, np.float64), theme.as_vector(labels, "labels").astype(np.int64)
     if where.shape != (len(labels), 2) or labels.min() < -1 or labels.max() >= len(classes):
@@ -175,7 +170,6 @@ def scatter(points: ArrayLike, labels: ArrayLike, *, classes: Sequence[str], ax:
         name = theme.class_name(classes[c])
         ax.scatter(x, y, s=22, color=colour, marker=marker, alpha=0.85, ec=INK, lw=0.3, label=name)
     ax.set(xticks=[], yticks=[])
-    ax.grid(False)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.3)
     return ax
 
@@ -313,8 +307,7 @@ def heatmap(
 def confusion(counts: ArrayLike, *, classes: Sequence[str], ax: Axes | None = None) -> Axes:
     """Draw a confusion matrix (C, C), rows the truth, each row in percent of its own images.
 
-    `counts[i, j]` is how many images of class i were called j. A class without images has an empty row.
-    Raises ValueError for another shape and for counts that aren't 0 or more.
+    A class without images has an empty row. Raises ValueError for another shape and for counts below 0.
     """
     matrix = np.asarray(counts, np.float64)
     if matrix.shape != (len(classes),) * 2 or not len(classes) or not (matrix >= 0).all():
@@ -344,8 +337,7 @@ def confusion(counts: ArrayLike, *, classes: Sequence[str], ax: Axes | None = No
 def precision_recall(recall: ArrayLike, precision: ArrayLike, *, gap: float, ax: Axes | None = None) -> Axes:
     """Draw precision over recall (both (n,) fractions, recall ascending) as steps whose area is `gap`.
 
-    Each precision holds from the recall before it, so the filled area is sum(diff(recall) * precision).
-    Raises ValueError for lengths that differ and values that aren't finite.
+    Each precision holds from the recall before it. Raises ValueError for other lengths and values that aren't finite.
     """
     recall, precision = theme.as_vectors(recall=recall, precision=precision)
     recall, precision = 100 * np.append(0, recall), 100 * np.append(precision[0], precision)

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.rcsetup import cycler
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 DPI = 110
@@ -41,25 +41,16 @@ STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.labelsize": 10,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), "white"),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
     "axes.edgecolor": "#888888",
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": "#E3E3E3",
     "grid.linewidth": 0.7,
     "lines.linewidth": 1.8,
     "axes.prop_cycle": cycler(color=CYCLE),
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
 }
 
 
@@ -97,8 +88,7 @@ def as_vectors(**given: ArrayLike) -> list[NDArray[Any]]:
 def check_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
     """Raise ValueError unless the table has these columns and at least one row."""
     if missing := [name for name in names if name not in table.columns]:
-        there = ", ".join(map(str, table.columns))
-        raise ValueError(f"the table has no column {', '.join(missing)}; it has {there}")
+        raise ValueError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
     if not len(table):
         raise ValueError("the table has no rows")
 
@@ -137,5 +127,5 @@ def rows_of_bars(ax: Axes, names: Sequence[str], xlabel: str) -> None:
 def plain_ticks(*axes: Axis) -> None:
     """Write the numbers of log axes as 1, 10, 100."""
     for axis in axes:
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axis.set_major_formatter("{x:,.10g}")
         axis.set_minor_locator(NullLocator())
