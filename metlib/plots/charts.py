@@ -1,6 +1,7 @@
 """Charts of numbers: each function draws one finding and returns its Axes, without `ax` those of a new figure.
 
-Scores come as fractions and are shown in percent.
+Scores come as fractions and are shown in percent. All raise ValueError where there is nothing to draw, and for what
+doesn't fit: another shape, values that aren't finite or out of range, a column that the table lacks.
 """
 
 import math
@@ -93,9 +94,9 @@ def similarity_histogram(
 def spectrum(
     eigenvalues: ArrayLike, *, rank: int | None = None, dims: Sequence[int] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw descending eigenvalues (D,) as shares of the largest, those above 0, with the rank and candidate dims marked.
+    """Draw descending eigenvalues (D,) as shares of the largest, with the rank and candidate dims (1..D) marked.
 
-    Raises ValueError for eigenvalues that don't descend from a positive one, and for a rank or dims outside 1..D.
+    Those of zero or less are left out. Raises ValueError for eigenvalues that don't descend from a positive one.
     """
     values = theme.as_vector(eigenvalues, "eigenvalues")
     if values[0] <= 0 or (np.diff(values) > 1e-9 * values[0]).any():
@@ -124,8 +125,8 @@ def spectrum(
 def class_counts(table: pd.DataFrame, *, most: int = 24, ax: Axes | None = None) -> Axes:
     """Draw the images of each class of one attribute as bars, largest class first, a part for each split.
 
-    `table` has the columns `class`, `train`, `val`, `test`, as `labelled.count_classes` gives them. Of more than `most`
-    classes the rest are one bar, which gives their number. Raises ValueError for more than one attribute.
+    `table` has the columns `class`, `train`, `val`, `test`, as `labelled.count_classes` gives them, of one attribute.
+    Of more than `most` classes the rest are one bar, which gives their number. ValueError for several attributes.
     """
     splits = ["train", "val", "test"]
     theme.check_columns(table, ["class", *splits])
@@ -153,7 +154,7 @@ def class_counts(table: pd.DataFrame, *, most: int = 24, ax: Axes | None = None)
 def scatter(points: ArrayLike, labels: ArrayLike, *, classes: Sequence[str], ax: Axes | None = None) -> Axes:
     """Draw points (N, 2), for example of a t-SNE, marked by class: the largest eight in colours, the others grey.
 
-    `labels` (N,) int index `classes`, -1 where unknown. Raises ValueError for another shape and other labels.
+    `labels` (N,) int index `classes`, -1 where unknown.
     """
     where, labels = np.asarray(points, np.float64), theme.as_vector(labels, "labels").astype(np.int64)
     if where.shape != (len(labels), 2) or labels.min() < -1 or labels.max() >= len(classes):
@@ -190,7 +191,6 @@ def score_lines(
     """Draw columns `ys` of a DataFrame against column `x`: fractions in percent, or with percent=False as they are.
 
     A band is drawn where columns `<y>_low` and `<y>_high` exist; `best` marks one value of x.
-    Raises ValueError for a column that the table lacks, and for a table without rows.
     """
     ys = [ys] if isinstance(ys, str) else list(ys)
     theme.check_columns(table, [x, *ys])
@@ -234,7 +234,6 @@ def score_bars(
     Whiskers show `<score>_low` to `<score>_high` where those columns exist; a missing score (NaN) has no bar.
     Where the boolean column `pale` is true the bars are pale and hatched: published numbers, named so in the legend.
     Column `baseline` (fractions), named in the legend, is a line through a row's bars: what they have to beat.
-    Raises ValueError for a column that the table lacks, and for a table without rows.
     """
     theme.check_columns(table, [label, *scores, *(name for name in (pale, baseline) if name)])
     hatched = table[pale].to_numpy(bool) if pale else np.zeros(len(table), bool)
@@ -278,10 +277,7 @@ def heatmap(
     best: tuple[int, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw validation GAP (len(ks), len(taus)), fractions, in percent, the cell `best` = (k, tau) framed.
-
-    Raises ValueError for a grid of another shape and for a `best` that isn't in it.
-    """
+    """Draw validation GAP (len(ks), len(taus)), fractions, in percent, the cell `best` = (k, tau) framed."""
     import seaborn as sns  # here, since it brings IPython and scipy along
 
     values = np.asarray(grid, np.float64)
@@ -305,17 +301,13 @@ def heatmap(
 
 @style()
 def confusion(counts: ArrayLike, *, classes: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Draw a confusion matrix (C, C), rows the truth, each row in percent of its own images.
-
-    A class without images has an empty row. Raises ValueError for another shape and for counts below 0.
-    """
+    """Draw a confusion matrix of counts (C, C), rows the truth, in percent of each row; one without images is empty."""
     matrix = np.asarray(counts, np.float64)
     if matrix.shape != (len(classes),) * 2 or not len(classes) or not (matrix >= 0).all():
         raise ValueError(f"counts {matrix.shape} for {len(classes)} classes: expected (C, C), 0 or more")
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(100 * matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
-    # Of many classes the cells are small, and only large shares are written.
-    cell, size, least = (0.24, 7, 10) if len(classes) > 12 else (0.42, 9, 1)
+    cell, size, least = (0.24, 7, 10) if len(classes) > 12 else (0.42, 9, 1)  # small cells: only large shares in text
     side = 2.2 + cell * len(classes)
     ax = ax or theme.axes_of_size(side + 0.6, side)
     image = ax.imshow(shares, cmap="cividis", vmin=0, vmax=100)
@@ -337,7 +329,7 @@ def confusion(counts: ArrayLike, *, classes: Sequence[str], ax: Axes | None = No
 def precision_recall(recall: ArrayLike, precision: ArrayLike, *, gap: float, ax: Axes | None = None) -> Axes:
     """Draw precision over recall (both (n,) fractions, recall ascending) as steps whose area is `gap`.
 
-    Each precision holds from the recall before it. Raises ValueError for other lengths and values that aren't finite.
+    Each precision holds from the recall before it, so the filled area is sum(diff(recall) * precision).
     """
     recall, precision = theme.as_vectors(recall=recall, precision=precision)
     recall, precision = 100 * np.append(0, recall), 100 * np.append(precision[0], precision)
@@ -357,8 +349,7 @@ def reliability(
 ) -> Axes:
     """Draw the share answered right against the confidence stated, bin by bin, with the number of queries.
 
-    All (bins,): fractions, fractions, counts; bins that hold nothing are left out. Raises ValueError for lengths
-    that differ, and where all bins are empty.
+    All (bins,): fractions, fractions, counts; bins that hold nothing are left out.
     """
     given = {"mean_confidence": mean_confidence, "share_correct": share_correct, "count": count}
     confidence, share, number = theme.as_vectors(**{name: np.nan_to_num(values) for name, values in given.items()})
@@ -374,7 +365,6 @@ def reliability(
     for x, y, n, s in zip(confidence, share, number, size, strict=True):
         above = 3 + math.sqrt(s) / 2  # points from the middle of the dot
         ax.annotate(f"{n:,.0f}", (x, y), (0, above), textcoords="offset points", fontsize=9, ha="center", va="bottom")
-    ax.set(xlim=(-7, 107), ylim=(-7, 114), xlabel="mean confidence (%)", ylabel="answered right (%)")
-    ax.set_aspect("equal")
+    ax.set(xlim=(-7, 107), ylim=(-7, 114), xlabel="mean confidence (%)", ylabel="answered right (%)", aspect="equal")
     ax.legend(loc="upper left")
     return ax

@@ -1,6 +1,7 @@
 """Pictures made of images: each function returns its Figure.
 
-Images are files or arrays; right and wrong answers differ by the frame's colour, its line and a mark in its corner.
+Right and wrong answers differ by the frame's colour, its line and a mark in its corner. All raise ValueError where
+there is nothing to draw, for numbers of arguments that differ, and for maps that aren't 2-D, finite and 0 or more.
 """
 
 import math
@@ -39,8 +40,8 @@ FRAMES: dict[str | None, tuple[str, Any, float, str]] = {
 class Case:
     """One answered query: the photo, an image of the exhibit it was taken for, and one of what it shows.
 
-    `confidence` is that of the answer, `truth_confidence` that of the true exhibit (None where it has no vote);
-    `truth` is None for a distractor. Raises ValueError for confidences outside [0, 1], and for a right distractor.
+    `truth` is None for a distractor, `truth_confidence` (of the true exhibit) where that has no vote. Raises ValueError
+    for confidences outside [0, 1], and for a distractor that is called right or has a true exhibit's confidence.
     """
 
     query: Path
@@ -72,7 +73,6 @@ def sheet(
 
     `files` are image files, or (H, W, 3) arrays (uint8, or floats in [0, 1]). For each, `heats` gives a map (h, w) to
     lay over it, upsampled, as share of the map's maximum, or None, and `frames` "right", "wrong", "distractor" or None.
-    Raises ValueError for maps that aren't 2-D, finite and 0 or more.
     """
     _check_number(len(files), titles=titles, frames=frames, heats=heats)
     if unknown := set(frames or []) - set(FRAMES):
@@ -84,7 +84,7 @@ def sheet(
     fig = plt.figure(figsize=(width, 0.12 + math.ceil(len(files) / columns) * (side + below)))
     for number, file in enumerate(files):
         row, column = divmod(number, columns)
-        ax = _cell(fig, 0.12 + column * (side + 0.12), 0.12 + row * (side + below), side)
+        ax = _cell(fig, 0.12 + column * (side + 0.12), 0.12 + row * (side + below), side, side)
         heat = None if heats is None else heats[number]
         picture = file if heat is None else _warmed(file, heat)
         _picture(ax, _thumbnail(picture, side), frames[number] if frames else None)
@@ -95,10 +95,7 @@ def sheet(
 
 @style()
 def pairs(lefts: Sequence[Path], rights: Sequence[Path], *, titles: Sequence[str] | None = None) -> Figure:
-    """Draw pairs of image files as columns of two: `lefts`, from the studio, above `rights`, a visitor's.
-
-    Raises ValueError where the numbers of files and titles differ.
-    """
+    """Draw pairs of image files as columns of two: `lefts`, from the studio, above `rights`, a visitor's."""
     if len(lefts) != len(rights):
         raise ValueError(f"{len(lefts)} lefts but {len(rights)} rights: pairs need one for each")
     _check_number(len(lefts), titles=titles)
@@ -108,7 +105,7 @@ def pairs(lefts: Sequence[Path], rights: Sequence[Path], *, titles: Sequence[str
     fig = plt.figure(figsize=(9.0, above + 2 * (side + 0.1)))
     for row, (label, files) in enumerate((("studio", lefts), ("visitor", rights))):
         for column, file in enumerate(files):
-            ax = _cell(fig, 0.35 + column * (side + 0.1), above + row * (side + 0.1), side)
+            ax = _cell(fig, 0.35 + column * (side + 0.1), above + row * (side + 0.1), side, side)
             _picture(ax, _thumbnail(file, side))
             if titles and row == 0:
                 ax.set_title(texts[column], fontsize=9, pad=4)
@@ -136,17 +133,17 @@ def gallery(cases: Sequence[Case], *, title: str | None = None, columns: int = 2
         row, column = divmod(number, columns)
         x, y = column * (card + gap), top + row * (tall + gap)
         frame = "right" if case.right else "wrong"
+        colour, pale = COLOURS[frame], (COLOURS[frame], 0.09)
         behind = _cell(fig, x, y, card, tall)
         behind.set(xlim=(0, card), ylim=(0, tall))
         behind.axis("off")
-        tinted = {"boxstyle": "round,pad=0.06", "fc": (COLOURS[frame], 0.09), "ec": "none"}
-        behind.add_patch(FancyBboxPatch((0.06, 0.06), card - 0.12, tall - 0.12, **tinted))
+        behind.add_patch(FancyBboxPatch((0.06, 0.06), card - 0.12, tall - 0.12, "round,pad=0.06", fc=pale, ec="none"))
         lefts = (x + pad, x + pad + side + 0.24, x + pad + 2 * side + 0.36)
-        query, answer, truth = (_cell(fig, left, y + head, side) for left in lefts)
+        query, answer, truth = (_cell(fig, left, y + head, side, side) for left in lefts)
         for ax, heading in ((query, "the photo"), (answer, "taken for"), (truth, "what it is")):
             ax.set_title(heading, fontsize=9, pad=4, color=GREY)
         _picture(query, _thumbnail(case.query, side))
-        arrow = {"arrowstyle": "-|>", "color": COLOURS[frame], "shrinkA": 0, "shrinkB": 0}
+        arrow = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0}
         query.annotate("", (1 + 0.21 / side, 0.5), (1 + 0.03 / side, 0.5), "axes fraction", arrowprops=arrow)
         _picture(answer, _thumbnail(case.predicted, side), frame)
         answer.set_xlabel(f"confidence {_probability(case.confidence)}", fontsize=9, labelpad=4, weight="bold")
@@ -165,8 +162,7 @@ def gallery(cases: Sequence[Case], *, title: str | None = None, columns: int = 2
 def pooling(image: Picture, maps: Sequence[ArrayLike], *, titles: Sequence[str]) -> Figure:
     """Draw an image, then each (h, w) map over it as heat: upsampled, as share of the map's maximum.
 
-    `image` is a file, a PIL image or an (H, W, 3) array (uint8, or floats in [0, 1]); `titles` name the maps,
-    or the image and the maps. Raises ValueError for maps that aren't 2-D, finite and 0 or more.
+    `image` is one of `sheet`'s files, or a PIL image; `titles` name the maps, or the image and the maps.
     """
     if len(titles) == len(maps):
         titles = ["the image", *titles]
@@ -175,8 +171,7 @@ def pooling(image: Picture, maps: Sequence[ArrayLike], *, titles: Sequence[str])
         raise ValueError(f"{len(titles)} titles for {len(maps)} maps: one each, or one more for the image")
     side = (10.0 - 0.7) / len(titles) - 0.1
     picture = ImageOps.contain(_as_image(image), (round(side * DPI * 2),) * 2)
-    grey = ImageOps.autocontrast(picture.convert("L"), cutoff=1)
-    tall = side * picture.height / picture.width
+    grey, tall = ImageOps.autocontrast(picture.convert("L"), cutoff=1), side * picture.height / picture.width
     fig = plt.figure(figsize=(10.0, tall + 0.35))
     cells = [_cell(fig, column * (side + 0.1), 0.3, side, tall) for column in range(len(titles))]
     for ax, title in zip(cells, titles, strict=True):
@@ -245,9 +240,8 @@ def _heat(weights: ArrayLike, size: tuple[int, int]) -> NDArray[np.float32]:
     return heat / max(float(heat.max()), 1e-30)  # type: ignore[no-any-return]
 
 
-def _cell(fig: Figure, x: float, y: float, width: float, height: float | None = None) -> Axes:
-    """Axes at inches from the figure's top left corner; square without a height."""
-    height = height or width
+def _cell(fig: Figure, x: float, y: float, width: float, height: float) -> Axes:
+    """Axes at inches from the figure's top left corner."""
     wide, tall = fig.get_size_inches()
     return fig.add_axes((x / wide, 1 - (y + height) / tall, width / wide, height / tall))
 
@@ -267,5 +261,5 @@ def _picture(ax: Axes, pixels: NDArray[Any], frame: str | None = None, **options
     ax.add_patch(Rectangle((0, 0), 1, 1, fill=False, **around))
     if mark:
         badge = {"boxstyle": "circle,pad=0.25", "fc": colour, "ec": "white", "lw": 1}
-        middle = {"transform": ax.transAxes, "va": "center", "ha": "center"}
+        middle: dict[str, Any] = {"transform": ax.transAxes, "va": "center", "ha": "center"}
         ax.text(0.03, 0.97, mark, color="white", bbox=badge, zorder=6, **middle)

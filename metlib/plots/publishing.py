@@ -6,7 +6,7 @@ import io
 import math
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -19,17 +19,11 @@ from PIL.PngImagePlugin import PngInfo
 from metlib.common.files import replacing
 from metlib.plots.theme import DPI, GREY, style
 
-if TYPE_CHECKING:
-    import IPython.display
-
-LIMIT = 200_000
-"""Bytes that a published PNG may have."""
+LIMIT = 200_000  # bytes of a published PNG
 
 
-def publish(
-    fig: Figure | Axes, path: str | Path, *, alt: str, stamp: str, table: pd.DataFrame | None = None
-) -> "IPython.display.Image":
-    """Save a figure as a PNG of at most 200 KB, close it, and return what was saved for a notebook to show.
+def publish(fig: Figure | Axes, path: str | Path, *, alt: str, stamp: str, table: pd.DataFrame | None = None) -> Any:
+    """Save a figure as a PNG of at most 200 KB, close it, and return it as an IPython Image for a notebook to show.
 
     `stamp` names the data shown and is written below the picture; `alt` describes it for readers who can't see it.
     The file carries both (Description, Source) and nothing that changes between runs; `table` is written beside it as
@@ -62,7 +56,7 @@ def publish(
     return _shown(png, alt)
 
 
-def _shown(png: bytes, alt: str) -> "IPython.display.Image":
+def _shown(png: bytes, alt: str) -> Any:
     """The picture for a notebook, as image and as HTML: JupyterLab drops the alt text of an image."""
     from IPython.display import Image as Shown
 
