@@ -62,9 +62,8 @@ class ExecutedNotebook:
 
     def thumbnail(self, width: int = 640) -> tuple[str, str] | None:
         """The first picture as a data URI, scaled down, with its alt text; None where there is none."""
-        outputs = [output for cell in self.notebook.cells for output in cell.get("outputs", [])]
-        output = next((output for output in outputs if "image/png" in output.get("data", {})), None)
-        if output is None:
+        outputs = (output for cell in self.notebook.cells for output in cell.get("outputs", []))
+        if (output := next((output for output in outputs if "image/png" in output.get("data", {})), None)) is None:
             return None
         picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGB")
         picture.thumbnail((width, width))
@@ -147,11 +146,9 @@ def _page(notebook: NotebookNode, course: dict[str, Any], pages: set[str]) -> st
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(TEMPLATES)], embed_images=True)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = exporter.exclude_anchor_links = True
     body, _ = exporter.from_notebook_node(_for_a_page(notebook), resources={"course": course})
-
-    def link(match: re.Match[str]) -> str:  # a notebook that wasn't run has no page to link to
-        return f'<a href="{match[1]}.html">{match[2]}</a>' if match[1] in pages else match[2]
-
-    return re.sub(r'<a href="(?:\./)?(\d\d_[\w-]+)\.ipynb">(.*?)</a>', link, str(body), flags=re.DOTALL)
+    links = re.compile(r'<a href="(?:\./)?(\d\d_[\w-]+)\.ipynb">(.*?)</a>', re.DOTALL)
+    # A notebook that wasn't run has no page to link to.
+    return links.sub(lambda link: f'<a href="{link[1]}.html">{link[2]}</a>' if link[1] in pages else link[2], str(body))
 
 
 def _for_a_page(notebook: NotebookNode) -> NotebookNode:

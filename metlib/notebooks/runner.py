@@ -1,8 +1,7 @@
 """Run the course headless, check that every cell ran, and leave the report.
 
-Notebooks run in order through papermill, each in a fresh kernel, with `notebooks/` as their working folder.
-papermill lets two things pass that are refused here: a parameter that a notebook doesn't know, and a notebook
-that ends early with status 0.
+Notebooks run in order through papermill, each in a fresh kernel, with `notebooks/` as their working folder. papermill
+accepts a parameter that a notebook doesn't know, and a notebook that ends early with status 0; both are refused here.
 """
 
 import ast
@@ -33,8 +32,8 @@ from metlib.notebooks import report
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL = "python3"
+# The parameters that every notebook has and that the runner's own options fill.
 COMMON = ("data_root", "backbone", "database", "work_dir", "figures_dir", "seed")
-"""The parameters that every notebook has and that the runner's own options fill."""
 
 
 class Refused(ValueError):
@@ -47,9 +46,6 @@ class NotebookFailed(RuntimeError):
     exit_status = 1  # of the command
 
 
-# --- notebooks and their parameters ---
-
-
 def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
     """The cells that carry a tag."""
     return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
@@ -57,8 +53,7 @@ def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
 
 def read_parameters(notebook: NotebookNode) -> dict[str, Any]:
     """Names and defaults in the one cell tagged `parameters`; ValueError unless it holds plain literals."""
-    cells = tagged(notebook, "parameters")
-    if len(cells) != 1:
+    if len(cells := tagged(notebook, "parameters")) != 1:
         raise ValueError(f"expected one cell tagged 'parameters', found {len(cells)}")
     found: dict[str, Any] = {}
     for statement in ast.parse(cells[0].source).body:
@@ -87,11 +82,10 @@ def assign(
     `known` holds the defaults of each notebook; a value is read as a JSON or Python literal of the default's
     type. Raises Refused for a name that no notebook knows, and for a value of another type.
     """
-    names = sorted({name for defaults in known.values() for name in defaults})
     for notebook, defaults in known.items():
         if missing := [name for name in common if name not in defaults]:
             raise Refused(f"{notebook} lacks parameters: {', '.join(missing)}; all need {', '.join(COMMON)}")
-    given = {notebook: dict(common) for notebook in known}
+    given, names = {notebook: dict(common) for notebook in known}, sorted(set().union(*known.values()))
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
@@ -125,9 +119,6 @@ def _read(name: str, text: str, default: Any) -> Any:
     return value
 
 
-# --- running ---
-
-
 class _Line:
     """One line of progress on stderr: kept up to date on a terminal, written once elsewhere."""
 
@@ -148,14 +139,10 @@ class _Line:
 
 
 class _Output(OutputWidget):  # type: ignore[misc]
-    """Holds what a slider's function draws, as a browser would, but sends nothing back to the kernel.
-
-    nbclient sends on the channel on which it awaits a cell's reply; now and then that reply was never read, and the
-    cell never ended.
-    """
+    """Holds what a slider's function draws, as a browser would."""
 
     def send(self, *_: Any, **__: Any) -> None:
-        """Send nothing."""
+        """Send nothing: on this channel nbclient awaits a cell's reply, which then got lost now and then."""
 
 
 class _Engine(NBClientEngine):  # type: ignore[misc]
@@ -177,13 +164,7 @@ papermill_engines.register("metlib", _Engine)
 
 
 def execute(
-    path: Path,
-    out: Path,
-    values: Mapping[str, Any],
-    *,
-    kernel: str = KERNEL,
-    timeout: int | None = None,
-    head: str = "",
+    path: Path, out: Path, values: dict[str, Any], *, kernel: str = KERNEL, timeout: int | None = None, head: str = ""
 ) -> report.ExecutedNotebook:
     """Run one notebook with these parameters and write the executed copy to `out`, even if it fails.
 
@@ -193,10 +174,9 @@ def execute(
     """
     os.environ["METLIB_PROGRESS"] = "0"  # a bar would leave one output per refresh
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # its errors are raised below
+    # This environment's `python3` is found first.
     places = [str(Path(sys.prefix) / "share" / "jupyter"), *os.environ.get("JUPYTER_PATH", "").split(os.pathsep)]
-    os.environ["JUPYTER_PATH"] = os.pathsep.join(
-        dict.fromkeys(filter(None, places))
-    )  # this environment's `python3` first
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(dict.fromkeys(filter(None, places)))
 
     total = sum(cell.cell_type == "code" for cell in nbformat.read(path, as_version=4).cells)
     number, running = 0, NotebookNode(source="")  # the cell that runs, and its place among the code cells
@@ -210,18 +190,16 @@ def execute(
 
     def failed(reason: str) -> NotebookFailed:
         line.end("failed")
-        first, _, _ = running.source.strip().partition("\n")
-        return NotebookFailed(
-            f"{path.name}, code cell {number} of {total} ({first.strip()[:80]}): "
-            f"{' '.join(reason.split())[:600]}\nwhat it did so far: {out}"
-        )
+        first, what = running.source.strip().partition("\n")[0].strip()[:80], " ".join(reason.split())[:600]
+        place = f"{path.name}, code cell {number} of {total} ({first})"
+        return NotebookFailed(f"{place}: {what}\nwhat it did so far: {out}")
 
     out.parent.mkdir(parents=True, exist_ok=True)
     out.unlink(missing_ok=True)
     try:
         executed = papermill.execute_notebook(
             *(str(name).replace("{", "{{").replace("}", "}}") for name in (path, out)),  # format strings
-            parameters=dict(values),
+            parameters=values,
             kernel_name=kernel,
             engine_name="metlib",
             language="python",
@@ -238,10 +216,8 @@ def execute(
         raise failed("the kernel died (killed, out of memory, or the notebook ended it)") from None
     except NoSuchKernel:
         line.end("refused")
-        raise Refused(
-            f"no Jupyter kernel named {kernel!r} for {sys.executable}: `make report` installs one, or run "
-            f"`{sys.executable} -m pip install ipykernel`"
-        ) from None
+        way_out = f"`make report` installs one, or run `{sys.executable} -m pip install ipykernel`"
+        raise Refused(f"no Jupyter kernel named {kernel!r} for {sys.executable}: {way_out}") from None
     except RuntimeError as error:  # a kernel that never answered
         raise failed(str(error)) from None
     for number, running in enumerate(filter(_is_code, executed.cells), start=1):  # noqa: B007
@@ -257,25 +233,12 @@ def _is_code(cell: NotebookNode) -> bool:
     return cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
 
 
-# --- the course ---
-
-
 def paint_default(seed: int) -> Path:
     """Find the default museum of this seed, or paint it; return its folder."""
     root = ROOT / "data" / ("synthetic" if seed == 0 else f"synthetic-{seed}")
     if not root.exists():
         print("painting the museum ...", file=sys.stderr)
     return synthetic.write_museum(root, seed=seed, workers=min(8, os.cpu_count() or 1))
-
-
-def _backbone(name: str) -> str:
-    """A backbone as notebooks in another folder find it: files by their absolute path, names as they are."""
-    path = Path(name).expanduser()
-    if path.is_file():
-        return str(path.resolve())
-    if path.suffix in (".safetensors", ".pt", ".pth", ".bin") or name.startswith(("/", "./", "../", "~")):
-        raise Refused(f"no backbone file {name}: expected a recipe, a timm name or a checkpoint's path")
-    return name
 
 
 def course(
@@ -310,26 +273,23 @@ def course(
     figures = (figures or (committed if default else reports / "figures")).resolve()
     if figures == committed and not default:
         raise Refused(f"--figures {figures} holds the pictures of the default run alone; name another folder")
-    common: dict[str, Any] = {
-        "data_root": "",  # known once the museum is painted
-        "backbone": _backbone(backbone),
-        "database": database,
-        "work_dir": str(work.resolve()),
-        "figures_dir": str(figures),
-        "seed": seed,
-    }
+    if (checkpoint := Path(backbone).expanduser()).is_file():
+        backbone = str(checkpoint.resolve())  # notebooks run in another folder
+    elif checkpoint.suffix in (".safetensors", ".pt", ".pth", ".bin") or backbone.startswith(("/", "./", "../", "~")):
+        raise Refused(f"no backbone file {backbone}: expected a recipe, a timm name or a checkpoint's path")
+    # The museum's folder is known once it is painted.
+    common = dict(zip(COMMON, ("", backbone, database, str(work.resolve()), str(figures), seed), strict=True))
     given = assign(known, common, parameters)
     museum = dataset.load(paint_default(seed) if data is None else dataset.find(data), database)
 
-    index = reports / "index.html"
-    index.unlink(missing_ok=True)  # a run that fails leaves no page of an earlier one behind
+    (reports / "index.html").unlink(missing_ok=True)  # a run that fails leaves no page of an earlier one behind
     executed = []
     for number, path in enumerate(paths, start=1):
         values = given[path.name] | {"data_root": str(museum.root.resolve())}
         head = f"[{number}/{len(paths)}] {path.stem}"
         executed.append(execute(path, reports / path.name, values, timeout=timeout, head=head))
     scores = report.read_scores(figures) if any(notebook.number == "00" for notebook in executed) else []
-    report.write_pages(executed, reports, museum, common["backbone"], scores)
+    index = report.write_pages(executed, reports, museum, backbone, scores)
     report.write_figures_readme(executed, figures)
     print(report.format_scores(scores))
     return index

@@ -30,17 +30,12 @@ def address() -> str | None:
 
 def setup_cell() -> str:
     """The setup cell of every notebook, with a hint for readers who opened the notebook without its folder."""
-    known = address()
-    clone, upload = f"Run !git clone {known} /content/metlib", "Put a checkout of metlib into /content or on your Drive"
-    hint = clone if known else upload
-    return SETUP.replace("HINT", hint)
+    clone, upload = "Run !git clone {} /content/metlib", "Put a checkout of metlib into /content or on your Drive"
+    return SETUP.replace("HINT", clone.format(known) if (known := address()) else upload)
 
 
 def badged(text: str, name: str) -> str:
-    """A Markdown text with one notebook's 'open in Colab' badge under its first line, in place of an older one.
-
-    Without a GitHub address there is no badge.
-    """
+    """A Markdown text with a notebook's 'open in Colab' badge below its first line; without a GitHub address, none."""
     text = re.sub(r"\n*<!-- badge -->.*?<!-- /badge -->\n*", "\n\n", text, flags=re.DOTALL)
     match = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?", address() or "")
     if not match:
@@ -53,10 +48,7 @@ def badged(text: str, name: str) -> str:
 
 
 def stamped(path: Path) -> str:
-    """A notebook's text as it belongs in git: with the current setup cell and badge, without what running leaves.
-
-    Running leaves outputs, counts, and metadata other than tags and the kernel's name.
-    """
+    """A notebook's text for git: the current setup cell and badge; no outputs, counts, or metadata except for tags."""
     notebook = nbformat.read(path, as_version=4)
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": KERNEL}
     notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})

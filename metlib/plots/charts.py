@@ -1,7 +1,7 @@
-"""Charts of numbers: each function draws one finding and returns its Axes.
+"""Charts of numbers: each function draws one finding and returns its Axes, without `ax` those of a new figure.
 
-Drawn in seaborn's manner: data first, the rest by keyword; without `ax` the chart is a figure of its own.
-Scores come as fractions and are shown in percent.
+Scores come as fractions and are shown in percent. All raise ValueError where there is nothing to draw, and for what
+doesn't fit: another shape, values that aren't finite or out of range, a column that the table lacks.
 """
 
 import math
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
 from metlib.dataset import DISTRACTOR
@@ -61,7 +61,7 @@ def histogram_counts(counts: Mapping[str, int], *, ax: Axes | None = None, xlabe
     ax.margins(x=0.12)
     ax.grid(False, axis="y")
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_xlabel(xlabel)
     return ax
 
@@ -79,9 +79,8 @@ def similarity_histogram(
         raise ValueError("no groups with values: expected names and values of at least one")
     edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins)  # type: ignore[call-overload]
     ax = ax or theme.axes_of_size(7.0, 3.8)
-    for number, name in enumerate(groups):
-        colour, line = COLOURS.get(name, CYCLE[number % len(CYCLE)]), LINES[number % len(LINES)]
-        count = np.size(groups[name])
+    for number, (name, group) in enumerate(groups.items()):
+        colour, line, count = COLOURS.get(name, CYCLE[number % len(CYCLE)]), LINES[number % len(LINES)], np.size(group)
         density = np.histogram(values[name], edges, density=True)[0] if count else np.zeros(len(edges) - 1)
         ax.stairs(density, edges, fill=True, color=colour, alpha=0.22)
         ax.stairs(density, edges, color=colour, lw=1.8, ls=line, label=f"{name} (n = {count:,})")
@@ -95,10 +94,9 @@ def similarity_histogram(
 def spectrum(
     eigenvalues: ArrayLike, *, rank: int | None = None, dims: Sequence[int] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw descending eigenvalues (D,) as shares of the largest, with the rank and candidate dims marked.
+    """Draw descending eigenvalues (D,) as shares of the largest, with the rank and candidate dims (1..D) marked.
 
-    Those of zero or less have no place on a log axis and are left out. Raises ValueError for eigenvalues that
-    don't descend from a positive one, and for a rank or dims outside 1..D.
+    Those of zero or less are left out. Raises ValueError for eigenvalues that don't descend from a positive one.
     """
     values = theme.as_vector(eigenvalues, "eigenvalues")
     if values[0] <= 0 or (np.diff(values) > 1e-9 * values[0]).any():
@@ -115,10 +113,9 @@ def spectrum(
         ax.axvline(rank, color=COLOURS["wrong"], ls="dashed", lw=1.4)
         units, colour = ("data", "axes fraction"), COLOURS["wrong"]
         ax.annotate(f"rank {rank}", (rank, 0.03), (-5, 0), units, "offset points", ha="right", color=colour)
-    shown = [d for d in dims or [] if share[d - 1] > 0]
+    shown, box = [d for d in dims or [] if share[d - 1] > 0], {"fc": "white", "ec": "none", "pad": 0.8}
     ax.plot(shown, share[[d - 1 for d in shown]], "o", color=COLOURS["accent"], mec="white", ms=8, zorder=3)
     for d in shown:
-        box = {"fc": "white", "ec": "none", "pad": 0.8}
         ax.annotate(f"{d}", (d, share[d - 1]), (0, 9), "data", "offset points", ha="center", fontsize=9, bbox=box)
     theme.plain_ticks(ax.xaxis)
     return ax
@@ -128,8 +125,8 @@ def spectrum(
 def class_counts(table: pd.DataFrame, *, most: int = 24, ax: Axes | None = None) -> Axes:
     """Draw the images of each class of one attribute as bars, largest class first, a part for each split.
 
-    `table` has the columns `class`, `train`, `val`, `test`, as `labelled.count_classes` gives them. Of more than `most`
-    classes the rest are one bar, which gives their number. Raises ValueError for more than one attribute.
+    `table` has the columns `class`, `train`, `val`, `test`, as `labelled.count_classes` gives them, of one attribute.
+    Of more than `most` classes the rest are one bar, which gives their number. ValueError for several attributes.
     """
     splits = ["train", "val", "test"]
     theme.check_columns(table, ["class", *splits])
@@ -157,8 +154,7 @@ def class_counts(table: pd.DataFrame, *, most: int = 24, ax: Axes | None = None)
 def scatter(points: ArrayLike, labels: ArrayLike, *, classes: Sequence[str], ax: Axes | None = None) -> Axes:
     """Draw points (N, 2), for example of a t-SNE, marked by class: the largest eight in colours, the others grey.
 
-    `labels` (N,) int index `classes`, -1 where unknown. Classes differ by colour and by mark.
-    Raises ValueError for another shape and labels beyond the classes.
+    `labels` (N,) int index `classes`, -1 where unknown.
     """
     where, labels = np.asarray(points, np.float64), theme.as_vector(labels, "labels").astype(np.int64)
     if where.shape != (len(labels), 2) or labels.min() < -1 or labels.max() >= len(classes):
@@ -175,7 +171,6 @@ def scatter(points: ArrayLike, labels: ArrayLike, *, classes: Sequence[str], ax:
         name = theme.class_name(classes[c])
         ax.scatter(x, y, s=22, color=colour, marker=marker, alpha=0.85, ec=INK, lw=0.3, label=name)
     ax.set(xticks=[], yticks=[])
-    ax.grid(False)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.3)
     return ax
 
@@ -196,7 +191,6 @@ def score_lines(
     """Draw columns `ys` of a DataFrame against column `x`: fractions in percent, or with percent=False as they are.
 
     A band is drawn where columns `<y>_low` and `<y>_high` exist; `best` marks one value of x.
-    Raises ValueError for a column that the table lacks, and for a table without rows.
     """
     ys = [ys] if isinstance(ys, str) else list(ys)
     theme.check_columns(table, [x, *ys])
@@ -240,7 +234,6 @@ def score_bars(
     Whiskers show `<score>_low` to `<score>_high` where those columns exist; a missing score (NaN) has no bar.
     Where the boolean column `pale` is true the bars are pale and hatched: published numbers, named so in the legend.
     Column `baseline` (fractions), named in the legend, is a line through a row's bars: what they have to beat.
-    Raises ValueError for a column that the table lacks, and for a table without rows.
     """
     theme.check_columns(table, [label, *scores, *(name for name in (pale, baseline) if name)])
     hatched = table[pale].to_numpy(bool) if pale else np.zeros(len(table), bool)
@@ -284,10 +277,7 @@ def heatmap(
     best: tuple[int, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw validation GAP (len(ks), len(taus)), fractions, in percent, the cell `best` = (k, tau) framed.
-
-    Raises ValueError for a grid of another shape and for a `best` that isn't in it.
-    """
+    """Draw validation GAP (len(ks), len(taus)), fractions, in percent, the cell `best` = (k, tau) framed."""
     import seaborn as sns  # here, since it brings IPython and scipy along
 
     values = np.asarray(grid, np.float64)
@@ -311,18 +301,13 @@ def heatmap(
 
 @style()
 def confusion(counts: ArrayLike, *, classes: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Draw a confusion matrix (C, C), rows the truth, each row in percent of its own images.
-
-    `counts[i, j]` is how many images of class i were called j. A class without images has an empty row.
-    Raises ValueError for another shape and for counts that aren't 0 or more.
-    """
+    """Draw a confusion matrix of counts (C, C), rows the truth, in percent of each row; one without images is empty."""
     matrix = np.asarray(counts, np.float64)
     if matrix.shape != (len(classes),) * 2 or not len(classes) or not (matrix >= 0).all():
         raise ValueError(f"counts {matrix.shape} for {len(classes)} classes: expected (C, C), 0 or more")
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(100 * matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
-    # Of many classes the cells are small, and only large shares are written.
-    cell, size, least = (0.24, 7, 10) if len(classes) > 12 else (0.42, 9, 1)
+    cell, size, least = (0.24, 7, 10) if len(classes) > 12 else (0.42, 9, 1)  # small cells: only large shares in text
     side = 2.2 + cell * len(classes)
     ax = ax or theme.axes_of_size(side + 0.6, side)
     image = ax.imshow(shares, cmap="cividis", vmin=0, vmax=100)
@@ -345,7 +330,6 @@ def precision_recall(recall: ArrayLike, precision: ArrayLike, *, gap: float, ax:
     """Draw precision over recall (both (n,) fractions, recall ascending) as steps whose area is `gap`.
 
     Each precision holds from the recall before it, so the filled area is sum(diff(recall) * precision).
-    Raises ValueError for lengths that differ and values that aren't finite.
     """
     recall, precision = theme.as_vectors(recall=recall, precision=precision)
     recall, precision = 100 * np.append(0, recall), 100 * np.append(precision[0], precision)
@@ -365,8 +349,7 @@ def reliability(
 ) -> Axes:
     """Draw the share answered right against the confidence stated, bin by bin, with the number of queries.
 
-    All (bins,): fractions, fractions, counts; bins that hold nothing are left out. Raises ValueError for lengths
-    that differ, and where all bins are empty.
+    All (bins,): fractions, fractions, counts; bins that hold nothing are left out.
     """
     given = {"mean_confidence": mean_confidence, "share_correct": share_correct, "count": count}
     confidence, share, number = theme.as_vectors(**{name: np.nan_to_num(values) for name, values in given.items()})
@@ -382,7 +365,6 @@ def reliability(
     for x, y, n, s in zip(confidence, share, number, size, strict=True):
         above = 3 + math.sqrt(s) / 2  # points from the middle of the dot
         ax.annotate(f"{n:,.0f}", (x, y), (0, above), textcoords="offset points", fontsize=9, ha="center", va="bottom")
-    ax.set(xlim=(-7, 107), ylim=(-7, 114), xlabel="mean confidence (%)", ylabel="answered right (%)")
-    ax.set_aspect("equal")
+    ax.set(xlim=(-7, 107), ylim=(-7, 114), xlabel="mean confidence (%)", ylabel="answered right (%)", aspect="equal")
     ax.legend(loc="upper left")
     return ax

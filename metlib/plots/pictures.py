@@ -1,6 +1,7 @@
 """Pictures made of images: each function returns its Figure.
 
-Images are files or arrays; right and wrong answers differ by the frame's colour, its line and a mark in its corner.
+Right and wrong answers differ by the frame's colour, its line and a mark in its corner. All raise ValueError where
+there is nothing to draw, for numbers of arguments that differ, and for maps that aren't 2-D, finite and 0 or more.
 """
 
 import math
@@ -24,7 +25,7 @@ from PIL import Image, ImageOps
 from metlib.dataset import read_image
 from metlib.plots.theme import COLOURS, DPI, GREY, literal, style
 
-Picture = str | Path | NDArray[Any]
+Picture = str | Path | Image.Image | NDArray[Any]
 
 # Frame of a picture: colour, line style, width in points, mark in its corner.
 FRAMES: dict[str | None, tuple[str, Any, float, str]] = {
@@ -39,9 +40,8 @@ FRAMES: dict[str | None, tuple[str, Any, float, str]] = {
 class Case:
     """One answered query: the photo, an image of the exhibit it was taken for, and one of what it shows.
 
-    `confidence` is that of the answer, `truth_confidence` that of the true exhibit (None where it has no
-    vote); `truth` is None for a distractor. Raises ValueError for confidences outside [0, 1] and for a
-    distractor that is called right or has a true exhibit's confidence.
+    `truth` is None for a distractor, `truth_confidence` (of the true exhibit) where that has no vote. Raises ValueError
+    for confidences outside [0, 1], and for a distractor that is called right or has a true exhibit's confidence.
     """
 
     query: Path
@@ -69,11 +69,10 @@ def sheet(
     columns: int = 6,
     width: float = 9.0,
 ) -> Figure:
-    """Draw images as a contact sheet, each whole in a square cell, with titles and frames if given.
+    """Draw images as a contact sheet, each whole in a square cell; `width` in inches.
 
-    `files` are image files, or (H, W, 3) arrays (uint8, or floats in [0, 1]). `heats` gives for each a map (h, w) to
-    lay over it, upsampled, as share of the map's maximum, or None. `frames` names "right", "wrong", "distractor" or
-    None for each file; `width` in inches. Raises ValueError for maps that aren't 2-D, finite and 0 or more.
+    `files` are image files, or (H, W, 3) arrays (uint8, or floats in [0, 1]). For each, `heats` gives a map (h, w) to
+    lay over it, upsampled, as share of the map's maximum, or None, and `frames` "right", "wrong", "distractor" or None.
     """
     _check_number(len(files), titles=titles, frames=frames, heats=heats)
     if unknown := set(frames or []) - set(FRAMES):
@@ -85,7 +84,7 @@ def sheet(
     fig = plt.figure(figsize=(width, 0.12 + math.ceil(len(files) / columns) * (side + below)))
     for number, file in enumerate(files):
         row, column = divmod(number, columns)
-        ax = _cell(fig, 0.12 + column * (side + 0.12), 0.12 + row * (side + below), side)
+        ax = _cell(fig, 0.12 + column * (side + 0.12), 0.12 + row * (side + below), side, side)
         heat = None if heats is None else heats[number]
         picture = file if heat is None else _warmed(file, heat)
         _picture(ax, _thumbnail(picture, side), frames[number] if frames else None)
@@ -95,38 +94,28 @@ def sheet(
 
 
 @style()
-def pairs(
-    lefts: Sequence[Path],
-    rights: Sequence[Path],
-    *,
-    titles: Sequence[str] | None = None,
-    labels: tuple[str, str] = ("studio", "visitor"),
-    width: float = 9.0,
-) -> Figure:
-    """Draw pairs of image files as columns of two, `lefts` above `rights`; `labels` name the two rows.
-
-    Raises ValueError where the numbers of files and titles differ.
-    """
+def pairs(lefts: Sequence[Path], rights: Sequence[Path], *, titles: Sequence[str] | None = None) -> Figure:
+    """Draw pairs of image files as columns of two: `lefts`, from the studio, above `rights`, a visitor's."""
     if len(lefts) != len(rights):
         raise ValueError(f"{len(lefts)} lefts but {len(rights)} rights: pairs need one for each")
     _check_number(len(lefts), titles=titles)
-    side = min(3.0, (width - 0.45) / len(lefts) - 0.1)
+    side = min(3.0, (9.0 - 0.45) / len(lefts) - 0.1)
     texts, lines = _wrapped(titles, side + 0.1)
     above = 0.1 + lines
-    fig = plt.figure(figsize=(width, above + 2 * (side + 0.1)))
-    for row, files in enumerate((lefts, rights)):
+    fig = plt.figure(figsize=(9.0, above + 2 * (side + 0.1)))
+    for row, (label, files) in enumerate((("studio", lefts), ("visitor", rights))):
         for column, file in enumerate(files):
-            ax = _cell(fig, 0.35 + column * (side + 0.1), above + row * (side + 0.1), side)
+            ax = _cell(fig, 0.35 + column * (side + 0.1), above + row * (side + 0.1), side, side)
             _picture(ax, _thumbnail(file, side))
             if titles and row == 0:
                 ax.set_title(texts[column], fontsize=9, pad=4)
             if column == 0:
-                ax.set_ylabel(labels[row], labelpad=5)
+                ax.set_ylabel(label, labelpad=5)
     return fig
 
 
 @style()
-def gallery(cases: Sequence[Case], *, title: str | None = None, columns: int = 2, width: float = 10.0) -> Figure:
+def gallery(cases: Sequence[Case], *, title: str | None = None, columns: int = 2) -> Figure:
     """Draw answered queries as cards: the visitor's photo, what it was taken for, and what it is.
 
     A right answer stands in a solid green frame with a tick, a wrong one in a dashed red frame with a cross.
@@ -134,54 +123,56 @@ def gallery(cases: Sequence[Case], *, title: str | None = None, columns: int = 2
     _check_number(len(cases))
     columns = min(columns, len(cases))
     gap, pad, head, foot, top = 0.14, 0.1, 0.27, 0.27, 0.34 if title else 0.0
-    card = (width - gap * (columns - 1)) / columns
+    card = (10.0 - gap * (columns - 1)) / columns
     side = (card - 2 * pad - 0.24 - 0.12) / 3
     tall = head + side + foot
-    fig = plt.figure(figsize=(width, top + math.ceil(len(cases) / columns) * (tall + gap) - gap))
+    fig = plt.figure(figsize=(10.0, top + math.ceil(len(cases) / columns) * (tall + gap) - gap))
     if title:
         fig.text(0, 1, title, fontsize=12, weight="bold", va="top", ha="left")
     for number, case in enumerate(cases):
         row, column = divmod(number, columns)
         x, y = column * (card + gap), top + row * (tall + gap)
         frame = "right" if case.right else "wrong"
-        _card(fig, x, y, card, tall, COLOURS[frame])
+        colour, pale = COLOURS[frame], (COLOURS[frame], 0.09)
+        behind = _cell(fig, x, y, card, tall)
+        behind.set(xlim=(0, card), ylim=(0, tall))
+        behind.axis("off")
+        behind.add_patch(FancyBboxPatch((0.06, 0.06), card - 0.12, tall - 0.12, "round,pad=0.06", fc=pale, ec="none"))
         lefts = (x + pad, x + pad + side + 0.24, x + pad + 2 * side + 0.36)
-        query, answer, truth = (_cell(fig, left, y + head, side) for left in lefts)
+        query, answer, truth = (_cell(fig, left, y + head, side, side) for left in lefts)
         for ax, heading in ((query, "the photo"), (answer, "taken for"), (truth, "what it is")):
             ax.set_title(heading, fontsize=9, pad=4, color=GREY)
         _picture(query, _thumbnail(case.query, side))
-        arrow = {"arrowstyle": "-|>", "color": COLOURS[frame], "shrinkA": 0, "shrinkB": 0}
+        arrow = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0}
         query.annotate("", (1 + 0.21 / side, 0.5), (1 + 0.03 / side, 0.5), "axes fraction", arrowprops=arrow)
         _picture(answer, _thumbnail(case.predicted, side), frame)
-        answer.set_xlabel(_confidence(case.confidence), fontsize=9, labelpad=4, weight="bold")
+        answer.set_xlabel(f"confidence {_probability(case.confidence)}", fontsize=9, labelpad=4, weight="bold")
         if case.truth is None:
             _picture(truth, np.full((2, 2, 3), 224, np.uint8))
             truth.text(0.5, 0.5, "not in the\ncollection", ha="center", va="center", transform=truth.transAxes)
         else:
             _picture(truth, _thumbnail(case.truth, side))
-            truth.set_xlabel(_confidence(case.truth_confidence), fontsize=9, labelpad=4)
+            sure = case.truth_confidence
+            text = "not a neighbour" if sure is None else f"confidence {_probability(sure)}"
+            truth.set_xlabel(text, fontsize=9, labelpad=4)
     return fig
 
 
 @style()
-def pooling(
-    image: Picture | Image.Image, maps: Sequence[ArrayLike], *, titles: Sequence[str], width: float = 10.0
-) -> Figure:
+def pooling(image: Picture, maps: Sequence[ArrayLike], *, titles: Sequence[str]) -> Figure:
     """Draw an image, then each (h, w) map over it as heat: upsampled, as share of the map's maximum.
 
-    `image` is a file, a PIL image or an (H, W, 3) array (uint8, or floats in [0, 1]); `titles` name the maps,
-    or the image and the maps. Raises ValueError for maps that aren't 2-D, finite and 0 or more.
+    `image` is one of `sheet`'s files, or a PIL image; `titles` name the maps, or the image and the maps.
     """
     if len(titles) == len(maps):
         titles = ["the image", *titles]
     _check_number(len(maps))
     if len(titles) != len(maps) + 1:
         raise ValueError(f"{len(titles)} titles for {len(maps)} maps: one each, or one more for the image")
-    side = (width - 0.7) / len(titles) - 0.1
+    side = (10.0 - 0.7) / len(titles) - 0.1
     picture = ImageOps.contain(_as_image(image), (round(side * DPI * 2),) * 2)
-    grey = ImageOps.autocontrast(picture.convert("L"), cutoff=1)
-    tall = side * picture.height / picture.width
-    fig = plt.figure(figsize=(width, tall + 0.35))
+    grey, tall = ImageOps.autocontrast(picture.convert("L"), cutoff=1), side * picture.height / picture.width
+    fig = plt.figure(figsize=(10.0, tall + 0.35))
     cells = [_cell(fig, column * (side + 0.1), 0.3, side, tall) for column in range(len(titles))]
     for ax, title in zip(cells, titles, strict=True):
         ax.set_title(title, fontsize=10, pad=5)
@@ -204,10 +195,6 @@ def _check_number(count: int, **given: Sequence[Any] | None) -> None:
             raise ValueError(f"{len(values)} {name} for {count} pictures: expected one for each")
 
 
-def _confidence(value: float | None) -> str:
-    return "not a neighbour" if value is None else f"confidence {_probability(value)}"
-
-
 def _probability(value: float) -> str:
     """A probability as text that is never 0.00: "0.93", "0.0012", "1.2e-5", "< 1e-300"."""
     if value < 1e-300:
@@ -223,7 +210,7 @@ def _wrapped(titles: Sequence[str] | None, inches: float) -> tuple[list[str], fl
     return [literal("\n".join(lines)) for lines in wrapped], height
 
 
-def _as_image(image: Picture | Image.Image) -> Image.Image:
+def _as_image(image: Picture) -> Image.Image:
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, Image.Image):
@@ -231,9 +218,8 @@ def _as_image(image: Picture | Image.Image) -> Image.Image:
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype.kind not in "uf":
         raise ValueError(f"image {array.shape}, {array.dtype}: expected (H, W, 3), uint8 or floats in [0, 1]")
-    if array.dtype.kind == "f":
-        array = np.rint(255 * array.clip(0, 1))
-    return Image.fromarray(array.astype(np.uint8))
+    pixels = np.rint(255 * array.clip(0, 1)) if array.dtype.kind == "f" else array
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def _warmed(image: Picture, weights: ArrayLike) -> NDArray[np.uint8]:
@@ -241,8 +227,7 @@ def _warmed(image: Picture, weights: ArrayLike) -> NDArray[np.uint8]:
     picture = ImageOps.contain(_as_image(image), (480, 480))
     grey = np.asarray(ImageOps.autocontrast(picture.convert("L"), cutoff=1), np.float32)[..., None]
     heat = _heat(weights, picture.size)
-    warm = mpl.colormaps["inferno"](heat)[..., :3] * 255
-    share = (0.25 + 0.5 * heat)[..., None]
+    warm, share = mpl.colormaps["inferno"](heat)[..., :3] * 255, (0.25 + 0.5 * heat)[..., None]
     return np.rint(share * warm + (1 - share) * (80 + 0.68 * grey)).astype(np.uint8)
 
 
@@ -255,17 +240,15 @@ def _heat(weights: ArrayLike, size: tuple[int, int]) -> NDArray[np.float32]:
     return heat / max(float(heat.max()), 1e-30)  # type: ignore[no-any-return]
 
 
-def _cell(fig: Figure, x: float, y: float, width: float, height: float | None = None) -> Axes:
-    """Axes at inches from the figure's top left corner; square without a height."""
-    height = width if height is None else height
+def _cell(fig: Figure, x: float, y: float, width: float, height: float) -> Axes:
+    """Axes at inches from the figure's top left corner."""
     wide, tall = fig.get_size_inches()
     return fig.add_axes((x / wide, 1 - (y + height) / tall, width / wide, height / tall))
 
 
 def _thumbnail(image: Picture, side: float) -> NDArray[np.uint8]:
-    """The whole image in a pale square as large as it is shown."""
-    pixels = round(side * DPI)
-    return np.asarray(ImageOps.pad(_as_image(image), (pixels, pixels), color="white"))
+    """The whole image in a white square as large as it is shown."""
+    return np.asarray(ImageOps.pad(_as_image(image), (round(side * DPI),) * 2, color="white"))
 
 
 def _picture(ax: Axes, pixels: NDArray[Any], frame: str | None = None, **options: Any) -> None:
@@ -278,14 +261,5 @@ def _picture(ax: Axes, pixels: NDArray[Any], frame: str | None = None, **options
     ax.add_patch(Rectangle((0, 0), 1, 1, fill=False, **around))
     if mark:
         badge = {"boxstyle": "circle,pad=0.25", "fc": colour, "ec": "white", "lw": 1}
-        centred: dict[str, Any] = {"transform": ax.transAxes, "va": "center", "ha": "center"}
-        ax.text(0.03, 0.97, mark, color="white", bbox=badge, zorder=6, **centred)
-
-
-def _card(fig: Figure, x: float, y: float, width: float, height: float, colour: str) -> None:
-    """A tinted card behind the pictures of one case."""
-    ax = _cell(fig, x, y, width, height)
-    ax.set(xlim=(0, width), ylim=(0, height))
-    ax.axis("off")
-    size = (width - 0.12, height - 0.12)
-    ax.add_patch(FancyBboxPatch((0.06, 0.06), *size, boxstyle="round,pad=0.06", fc=(colour, 0.09), ec="none"))
+        middle: dict[str, Any] = {"transform": ax.transAxes, "va": "center", "ha": "center"}
+        ax.text(0.03, 0.97, mark, color="white", bbox=badge, zorder=6, **middle)

@@ -6,7 +6,7 @@ import io
 import math
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -19,22 +19,15 @@ from PIL.PngImagePlugin import PngInfo
 from metlib.common.files import replacing
 from metlib.plots.theme import DPI, GREY, style
 
-if TYPE_CHECKING:
-    import IPython.display
-
-LIMIT = 200_000
-"""Bytes that a published PNG may have."""
+LIMIT = 200_000  # bytes of a published PNG
 
 
-def publish(
-    fig: Figure | Axes, path: str | Path, *, alt: str, stamp: str, table: pd.DataFrame | None = None
-) -> "IPython.display.Image":
-    """Save a figure as a PNG of at most 200 KB, close it, and return what was saved for a notebook to show.
+def publish(fig: Figure | Axes, path: str | Path, *, alt: str, stamp: str, table: pd.DataFrame | None = None) -> Any:
+    """Save a figure as a PNG of at most 200 KB, close it, and return it as an IPython Image for a notebook to show.
 
-    `stamp` names the data that are shown and is written below the picture; `alt` describes the picture for readers
-    who can't see it. The file carries both (Description, Source) and nothing that changes between runs;
-    `table` is written beside it as CSV. Raises ValueError for an empty alt or stamp, a path that isn't .png,
-    and a picture that is too large even at half the resolution.
+    `stamp` names the data shown and is written below the picture; `alt` describes it for readers who can't see it.
+    The file carries both (Description, Source) and nothing that changes between runs; `table` is written beside it as
+    CSV. Raises ValueError for an empty alt or stamp, another suffix, and a picture too large at half the resolution.
     """
     path = Path(path)
     alt, stamp = " ".join(alt.split()), " ".join(stamp.split())
@@ -47,8 +40,7 @@ def publish(
     figure: Any = fig.figure if isinstance(fig, Axes) else fig
     info = PngInfo()
     for key, text in (("Title", path.stem), ("Description", alt), ("Source", stamp)):
-        add = info.add_text if text.isascii() else info.add_itxt
-        add(key, text)
+        (info.add_text if text.isascii() else info.add_itxt)(key, text)
     try:
         png = _encode(figure, stamp, info)
     except ValueError as error:
@@ -64,14 +56,13 @@ def publish(
     return _shown(png, alt)
 
 
-def _shown(png: bytes, alt: str) -> "IPython.display.Image":
+def _shown(png: bytes, alt: str) -> Any:
     """The picture for a notebook, as image and as HTML: JupyterLab drops the alt text of an image."""
     from IPython.display import Image as Shown
 
     class Picture(Shown):  # type: ignore[misc]
         def _repr_html_(self) -> str:
-            source = base64.b64encode(png).decode()
-            return f'<img src="data:image/png;base64,{source}" alt="{html.escape(alt)}">'
+            return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{html.escape(alt)}">'
 
     # As metadata, since older IPython (Colab's) doesn't know the argument `alt`.
     return Picture(data=png, format="png", metadata={"alt": alt})
@@ -79,9 +70,8 @@ def _shown(png: bytes, alt: str) -> "IPython.display.Image":
 
 def _encode(fig: Figure, stamp: str, info: PngInfo) -> bytes:
     """The figure as PNG: in full colour where that is small enough, else in 256 at a resolution that fits."""
-    lines = textwrap.fill(stamp, max(20, int(fig.get_figwidth() * 16)))
+    dpi, lines = DPI, textwrap.fill(stamp, max(20, int(fig.get_figwidth() * 16)))
     below = fig.transFigure + ScaledTranslation(0.02, -0.08, fig.dpi_scale_trans)
-    dpi = DPI
     with style():
         # Below the figure's edge, where no layout puts anything; the tight box then grows to hold it.
         fig.text(0, 0, lines, transform=below, fontsize=8, color=GREY, va="top", ha="left")

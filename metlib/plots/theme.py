@@ -1,7 +1,4 @@
-"""The look that all pictures share, and helpers of the charts: checks of what is drawn, texts, axes.
-
-Colours: Okabe and Ito, Color Universal Design, 2008; right and wrong differ by mark and line style as well.
-"""
+"""The look that all pictures share, and helpers of the charts: checks of what is drawn, texts, axes."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,22 +12,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.rcsetup import cycler
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike, NDArray
 
-DPI = 110
-"""Pixels per inch of what is published."""
+DPI = 110  # pixels per inch of what is published
 
-COLOURS = {
-    "right": "#009E73",
-    "wrong": "#D55E00",
-    "distractor": "#7A7A7A",
-    "database": "#56B4E9",
-    "val": "#0072B2",
-    "test": "#CC79A7",
-    "accent": "#E69F00",
-}
-"""Okabe and Ito's palette by meaning; groups with one of these names get its colour everywhere."""
+COLOURS = {"right": "#009E73", "wrong": "#D55E00", "distractor": "#7A7A7A"}  # answers
+COLOURS |= {"database": "#56B4E9", "val": "#0072B2", "test": "#CC79A7", "accent": "#E69F00"}
+"""Colours by meaning; groups of these names get them everywhere. Okabe and Ito, Color Universal Design, 2008."""
 
 CYCLE = ("#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 LINES = ("solid", "dashed", "dashdot", "dotted")
@@ -41,25 +30,16 @@ STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.labelsize": 10,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), "white"),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
     "axes.edgecolor": "#888888",
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": "#E3E3E3",
     "grid.linewidth": 0.7,
     "lines.linewidth": 1.8,
     "axes.prop_cycle": cycler(color=CYCLE),
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
 }
 
 
@@ -89,16 +69,14 @@ def as_vectors(**given: ArrayLike) -> list[NDArray[Any]]:
     """Each as `as_vector`, or ValueError where their lengths differ."""
     arrays = [as_vector(array, name) for name, array in given.items()]
     if len({len(array) for array in arrays}) > 1:
-        lengths = ", ".join(f"{name} {len(array)}" for name, array in zip(given, arrays, strict=True))
-        raise ValueError(f"lengths differ: {lengths}")
+        raise ValueError("lengths differ: " + ", ".join(f"{name} {np.size(array)}" for name, array in given.items()))
     return arrays
 
 
 def check_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
     """Raise ValueError unless the table has these columns and at least one row."""
     if missing := [name for name in names if name not in table.columns]:
-        there = ", ".join(map(str, table.columns))
-        raise ValueError(f"the table has no column {', '.join(missing)}; it has {there}")
+        raise ValueError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
     if not len(table):
         raise ValueError("the table has no rows")
 
@@ -128,14 +106,13 @@ def format_percent(fraction: float) -> str:
 def rows_of_bars(ax: Axes, names: Sequence[str], xlabel: str) -> None:
     """Name the rows of horizontal bars at 0, 1, ..., the first on top, and leave space for numbers behind the bars."""
     ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.45, -0.55)
+    ax.set(ylim=(len(names) - 0.45, -0.55), xlabel=xlabel)
     ax.margins(x=0.1)
     ax.grid(False, axis="y")
-    ax.set_xlabel(xlabel)
 
 
 def plain_ticks(*axes: Axis) -> None:
     """Write the numbers of log axes as 1, 10, 100."""
     for axis in axes:
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axis.set_major_formatter("{x:,.10g}")
         axis.set_minor_locator(NullLocator())
