@@ -1,9 +1,7 @@
-"""Recurrent layer aggregation: a ResNet with a memory along its depth, which timm then knows by its name.
+"""Recurrent layer aggregation (RLA): a ResNet with a memory along its depth. Importing this registers `resnet18_rla`.
 
-Importing this module registers `resnet18_rla`. The blocks of a stage share one ConvLSTM cell. The cell reads what each
-block adds, and every block reads the cell's state beside its map, so it has access to what all blocks before it found.
-Source: Zhao et al., Recurrence along Depth: Deep Convolutional Neural Networks with Recurrent Layer Aggregation,
-NeurIPS 2021, section 3; the form with a ConvLSTM.
+The blocks of a stage share one ConvLSTM cell. It reads what each block adds; each block reads its state beside the map.
+Source: Zhao et al., Recurrence along Depth: Deep Convolutional Neural Networks with RLA, NeurIPS 2021, section 3.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,9 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from metlib.common.checks import check_integer
 
-_CONFIG = {
-    "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": (7, 7), "first_conv": "conv1", "classifier": "fc",
-}  # fmt: skip
+_CONFIG = {"pool_size": (7, 7), "first_conv": "conv1", "classifier": "fc"}
 default_cfgs = generate_default_cfgs({"resnet18_rla": _CONFIG})  # timm reads the name
 
 
@@ -67,21 +63,13 @@ class RecurrentResNet(ResNet):
     Raises ValueError for an `rla_channels` that is no positive integer, or another number of stages.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[int] = (2, 2, 2, 2),
-        *,
-        rla_channels: int = 32,
-        block_args: dict[str, Any] | None = None,
-        zero_init_last: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, layers: Sequence[int] = (2, 2, 2, 2), *, rla_channels: int = 32, **kwargs: Any) -> None:
         check_integer("rla_channels", rla_channels, 1)
         if len(layers) != 4 or len(kwargs.get("channels", layers)) != 4:
             raise ValueError(f"expected 4 stages, got layers {layers} and channels {kwargs.get('channels')}")
-        block_args = {**(block_args or {}), "rla_channels": rla_channels}
+        kwargs["block_args"] = (kwargs.get("block_args") or {}) | {"rla_channels": rla_channels}
         block: Any = RecurrentBasicBlock
-        super().__init__(block, tuple(layers), block_args=block_args, zero_init_last=zero_init_last, **kwargs)
+        super().__init__(block, tuple(layers), **({"zero_init_last": False} | kwargs))
         stages: Any = self.feature_info[1:]
         self.cells = nn.ModuleList(Cell(stage["num_chs"], rla_channels) for stage in stages)
         self.norm: nn.Module = nn.BatchNorm2d(rla_channels)
@@ -127,7 +115,7 @@ class RecurrentResNet(ResNet):
         wanted = numbers if indices is None else numbers[-indices:] if isinstance(indices, int) else indices
         kept = {numbers[number] for number in wanted}
         maps = list(islice(self._maps(x), max(kept) + 1 if stop_early else None))
-        taken = [each for number, each in enumerate(maps) if number in kept]
+        taken = [maps[number] for number in sorted(kept)]
         return taken if intermediates_only else (maps[-1], taken)
 
     def prune_intermediate_layers(
@@ -145,9 +133,6 @@ class RecurrentResNet(ResNet):
 def resnet18_rla(pretrained: bool = False, **kwargs: Any) -> RecurrentResNet:
     """Build a ResNet-18 with recurrent layer aggregation; `pretrained` raises ValueError, there are no weights."""
     if pretrained and not kwargs.get("pretrained_cfg") and not kwargs.get("pretrained_cfg_overlay"):
-        raise ValueError(
-            "no weights of resnet18_rla are published in timm's form: leave pretrained out and train it, or load a "
-            "metlib checkpoint of your own by its path"
-        )
+        raise ValueError("no weights of resnet18_rla are published: leave pretrained out, or load your own checkpoint")
     features = {"feature_cls": "getter"}
     return build_model_with_cfg(RecurrentResNet, "resnet18_rla", pretrained, feature_cfg=features, **kwargs)

@@ -1,7 +1,4 @@
-"""Networks by name and from files: `build`, `load`, `save`.
-
-A checkpoint is one safetensors file whose header carries its recipe: `load(path)` needs nothing else.
-"""
+"""Networks by name and from files. A checkpoint is one safetensors file whose header carries its recipe."""
 
 import json
 from dataclasses import replace
@@ -19,22 +16,18 @@ from metlib.backbone.embedder import Embedder
 from metlib.backbone.recipes import RECIPES, Recipe, find_in_files, of_timm
 from metlib.common.files import replacing
 
-# timm doesn't check that every weight of these is in a file: what is missing would stay random.
-_LOOSE = ("inception_v3", "dla")
-
-EMBEDDED = Path(__file__).with_name("embedded.safetensors")
-"""The checkpoint that comes with metlib."""
+_LOOSE = ("inception_v3", "dla")  # timm doesn't check that their files are complete: what is missing would stay random
+EMBEDDED = Path(__file__).with_name("embedded.safetensors")  # comes with metlib
 
 
 def load(name_or_checkpoint: str | Path, weights: str | Path | None = None) -> Embedder:
     """Load a named recipe, any timm model, or a checkpoint file, in evaluation mode on the CPU.
 
-    A file is a checkpoint that `save` wrote, or a `torch.save` file of a ResNet, such as the Met authors' trained
-    networks. A name's weights come from `weights`, a file or folder (or the folder in the environment variable
-    METLIB_WEIGHTS, where it has them), else from the Hub or the recipe's URL.
-    Raises FileNotFoundError for a file that isn't there, ValueError for an unknown name (with the nearest names) or
-    a checkpoint that doesn't fit its recipe, RuntimeError where weights can't be fetched or aren't those of the
-    network: weights are never left random silently.
+    A file is a checkpoint that `save` wrote, or a `torch.save` file of a ResNet, such as the Met authors' networks. A
+    name's weights come from `weights`, a file or folder (or the folder in the environment variable METLIB_WEIGHTS,
+    where it has them), else from the Hub or the recipe's URL; they are never left random silently.
+    Raises FileNotFoundError for a file that isn't there, ValueError for an unknown name (with the nearest names) or a
+    checkpoint that doesn't fit its recipe, RuntimeError where weights can't be fetched or aren't those of the network.
     """
     name = str(name_or_checkpoint)
     if name == "embedded":
@@ -57,10 +50,8 @@ def save(embedder: Embedder, path: str | Path) -> Path:
     Returns the path. An interrupted write leaves what was there before.
     """
     recipe = replace(embedder.recipe, gem_p=embedder.pool.p.item()).to_json()
-    tensors = dict(embedder.trunk.state_dict())
-    if embedder.projector is not None:
-        tensors |= {f"projector.{key}": value for key, value in embedder.projector.state_dict().items()}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    weights = {key.removeprefix("trunk."): value for key, value in embedder.state_dict().items() if key != "pool.p"}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     with replacing(path) as file:
         file.write(safetensors.torch.save(tensors, metadata={"recipe": json.dumps(recipe)}))
     return Path(path)
@@ -79,13 +70,12 @@ def build(recipe: Recipe, name: str, weights: str | Path | None = None) -> Embed
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(recipe.seed)  # not torch.manual_seed: it also seeds every GPU
             return Embedder(_prune(_bare_trunk(recipe), recipe), recipe, name).eval()
-    trunk: Any
     source = find_in_files(recipe)
     path = weights_files.find(source or name, recipe.arch, weights)
     try:
         if source or (path and recipe.arch.startswith(_LOOSE)):
             path = path or weights_files.fetch(str(source))
-            trunk = _bare_trunk(recipe)
+            trunk: Any = _bare_trunk(recipe)
             _fill(trunk, weights_files.rename(weights_files.read(path)), path)
         else:
             overlay: dict[str, Any] | None = None if path is None else {"file": str(path)}
@@ -97,18 +87,15 @@ def build(recipe: Recipe, name: str, weights: str | Path | None = None) -> Embed
             trunk.reset_classifier(0)
             trunk.pretrained_cfg.pop("state_dict", None)  # a copy of all weights
     except Exception as error:  # the Hub's client, urllib and timm all raise their own kinds
-        # timm lists every key that differs, one kind a line.
-        reason = "\n".join(line[:600] for line in str(error).splitlines()[:8])
-        advice = (
-            "Check the network; or fetch them into the Hub's cache on a machine that has one and copy it here "
-            f"(HF_HOME, HF_HUB_OFFLINE=1), or into a folder that {weights_files.ENVIRONMENT} names; "
-            "or name a checkpoint file; or take the untrained 'random'"
-        )
-        if path is not None:
-            advice = f"They were looked for in {path}: name the file of this network, or none to fetch its own"
-        raise RuntimeError(
-            f"the weights of {name} ({recipe.arch}) can't be loaded: {type(error).__name__}: {reason}\n{advice}"
-        ) from error
+        reason = "\n".join(line[:600] for line in str(error).splitlines()[:8])  # timm lists every key that differs
+        advice = f"They were looked for in {path}: name the file of this network, or none to fetch its own"
+        if path is None:
+            advice = (
+                "Check the network; or copy from another machine the Hub's cache (HF_HOME, HF_HUB_OFFLINE=1) or a "
+                f"folder for {weights_files.ENVIRONMENT}; or name a checkpoint file; or take the untrained 'random'"
+            )
+        failure = f"{type(error).__name__}: {reason}\n{advice}"
+        raise RuntimeError(f"the weights of {name} ({recipe.arch}) can't be loaded: {failure}") from error
     return Embedder(_prune(trunk, recipe), recipe, name).eval()
 
 
@@ -117,8 +104,8 @@ def _bare_trunk(recipe: Recipe) -> Any:
     try:
         return timm.create_model(recipe.arch, pretrained=False, num_classes=0, **recipe.arch_args)
     except Exception as error:  # wrong arguments raise anything: KeyError, AssertionError, ...
-        arguments, reason = dict(recipe.arch_args), f"{type(error).__name__}: {error}"
-        raise ValueError(f"timm can't build {recipe.arch} with arch_args {arguments}: {reason}") from error
+        failed = f"timm can't build {recipe.arch} with arch_args {dict(recipe.arch_args)}"
+        raise ValueError(f"{failed}: {type(error).__name__}: {error}") from error
 
 
 def _prune(trunk: Any, recipe: Recipe) -> Any:
@@ -138,11 +125,12 @@ def _prune(trunk: Any, recipe: Recipe) -> Any:
 
 def _load_checkpoint(path: Path) -> Embedder:
     """Load a file of either form. The network is named after it, without its suffix; other dots in it are kept."""
-    recipe, tensors = _read_foreign(path) if weights_files.is_torch(path) else _read_own(path)
-    own = {key: tensors.pop(key) for key in list(tensors) if key.startswith("projector.")}
-    projector = {key.removeprefix("projector."): value for key, value in own.items()}
+    foreign = weights_files.is_torch(path)
+    header, tensors = ("", weights_files.rename(weights_files.read(path))) if foreign else _read_own(path)
     suffix = next((suffix for suffix in weights_files.SUFFIXES if path.name.endswith(suffix)), "")
     try:
+        recipe = weights_files.recognise(tensors) if foreign else Recipe.from_json(header)
+        projector = {k.removeprefix("projector."): tensors.pop(k) for k in list(tensors) if k.startswith("projector.")}
         rows = tuple(projector["weight"].shape[:1]) if "weight" in projector else ()
         if rows != (() if recipe.projector is None else (recipe.projector,)):  # before memory is asked for
             raise ValueError(f"the recipe's projector is {recipe.projector}, that of the file has {rows or 'no'} rows")
@@ -150,7 +138,8 @@ def _load_checkpoint(path: Path) -> Embedder:
         heads = (trunk.pretrained_cfg or {}).get("classifier") or ()
         embedder = Embedder(_prune(trunk, recipe), recipe, path.name.removesuffix(suffix))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        way_out = "; load a network by name with weights= this file instead" if foreign else ""
+        raise ValueError(f"{path}: {error}{way_out}") from error
     _fill(embedder.projector or nn.Identity(), projector, path)
     # A file may still hold the classifier of the network as published; anything else beyond the network is refused.
     prefixes = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
@@ -158,8 +147,8 @@ def _load_checkpoint(path: Path) -> Embedder:
     return embedder.eval()
 
 
-def _read_own(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
-    """Read a checkpoint that `save` wrote."""
+def _read_own(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """Read the recipe's JSON and the tensors of a checkpoint that `save` wrote."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -167,25 +156,9 @@ def _read_own(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
     except Exception as error:
         raise ValueError(f"{path} is no readable safetensors file ({error}): fetch or save it again") from error
     if "recipe" not in header:
-        raise ValueError(
-            f"{path} has no recipe in its header that says how to use it: write it with backbone.save, or load the "
-            "network by name with weights= this file"
-        )
-    try:
-        return Recipe.from_json(header["recipe"]), tensors
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _read_foreign(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
-    """Read a `torch.save` file of a ResNet: a plain one, or one that the Met authors' code left."""
-    tensors = weights_files.rename(weights_files.read(path))
-    try:
-        recipe = weights_files.recognise(tensors)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; load a network by name with weights= this file instead") from error
-    tensors.pop("pool.p", None)  # in the recipe
-    return recipe, tensors
+        way_out = "write it with backbone.save, or load the network by name with weights= this file"
+        raise ValueError(f"{path} has no recipe in its header: {way_out}")
+    return header["recipe"], tensors
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -198,7 +171,7 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     if missing or extra or shapes:
         differ = [f"{k} {tuple(tensors[k].shape)}, expected {tuple(own[k].shape)}" for k in shapes[:3]]
         raise ValueError(
-            f"{path} doesn't fit the architecture of its recipe (missing {missing[:3]}, unexpected {extra[:3]}, "
-            f"of another shape {differ}): correct arch, arch_args or stage in its recipe, or save it again"
+            f"{path} doesn't fit its recipe's network (missing {missing[:3]}, unexpected {extra[:3]}, of another shape "
+            f"{differ}): correct arch, arch_args or stage in the recipe, or save it again"
         )
     module.load_state_dict(tensors)

@@ -1,11 +1,14 @@
-"""The `Embedder`, a network that turns images into descriptors, and the pooling of its maps, GeM."""
+"""The `Embedder`, a network that turns images into descriptors; the pooling of its maps, GeM; batch norms folded."""
 
+import copy
 import hashlib
+from collections import Counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from metlib.backbone.recipes import Recipe
 
@@ -14,9 +17,8 @@ def gem(x: Tensor, p: float | Tensor = 3.0, eps: float = 1e-6) -> Tensor:
     """Pool a map by its generalised mean: (B, C, H, W) -> (B, C), each channel the p-mean of its values.
 
     `p` > 0 is a number or a tensor: 1 is average pooling, p -> inf max pooling. Values below `eps` count as `eps`.
-    The result is float32 at least, also under autocast, because cubes of half-precision activations overflow. Each
-    channel's largest value is divided out before the power and multiplied back, so no p overflows or vanishes.
-    Source: Radenović et al., TPAMI 2019, equation 3.
+    The result is float32 at least, also under autocast. Each channel's largest value is divided out before the power
+    and multiplied back, so no p overflows or vanishes. Source: Radenović et al., TPAMI 2019, equation 3.
 
     >>> x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     >>> gem(x, p=1), gem(x)
@@ -51,8 +53,7 @@ class Embedder(nn.Module):
     """A network with its recipe: images in, L2-normalised descriptors out.
 
     `trunk` is a timm model, `name` its name in tables, `channels` the channels C of the map that is pooled, `dim` the
-    descriptor's dimension D. The recipe decides how the output is pooled, and to what resolution images are brought.
-    Raises ValueError where it asks for a class token that the network hasn't got.
+    descriptor's dimension D. Raises ValueError where the recipe asks for a class token that the network hasn't got.
 
     >>> from metlib.backbone import build
     >>> embedder = build(Recipe("test_resnet", seed=1), "tiny")
@@ -63,7 +64,6 @@ class Embedder(nn.Module):
 
     mean: Tensor
     std: Tensor
-    pool: GeM
 
     def __init__(self, trunk: Any, recipe: Recipe, name: str) -> None:
         super().__init__()
@@ -93,8 +93,7 @@ class Embedder(nn.Module):
     def resize(self, images: Tensor, scale: float = 1.0) -> Tensor:
         """Bring images (B, 3, H, W) to `scale` times the resolution of the recipe, bilinearly, align_corners=False.
 
-        Most networks take any size. Where the recipe has a `longest` side or a `multiple`, one step goes to the
-        nearest size that it allows, with antialiasing, because it may shrink by much.
+        Where the recipe has a `longest` side or a `multiple`, one antialiased step goes to the nearest size it allows.
         """
         recipe = self.recipe
         if recipe.multiple == 1 and recipe.longest is None:
@@ -115,8 +114,7 @@ class Embedder(nn.Module):
         """Compute the map before pooling: RGB (B, 3, H, W) in [0, 1] -> (B, C, h, w).
 
         A transformer's map is its patch tokens, without class token and registers. Raises ValueError where the
-        network's last output is neither tokens nor such a map (channels last, say): pooling would take the mean
-        over the wrong axes.
+        network's last output is neither tokens nor such a map (channels last, say).
         """
         images = self.resize(images, scale)
         return self._as_map(self._run(images), images)
@@ -139,10 +137,9 @@ class Embedder(nn.Module):
             if x.shape[2] == h * w:
                 x = x.unflatten(2, (h, w))  # (B, C, h, w)
         if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(
-                f"{self.name} ends with {shape}, expected a map (B, {self.channels}, h, w) or a transformer's tokens: "
-                "take a convolutional network, or give the recipe a stage (an index into timm's feature_info)"
-            )
+            expected = f"expected a map (B, {self.channels}, h, w) or a transformer's tokens"
+            way_out = "take a convolutional network, or give the recipe a stage (an index into timm's feature_info)"
+            raise ValueError(f"{self.name} ends with {shape}, {expected}: {way_out}")
         return x
 
     def forward(self, images: Tensor, scale: float = 1.0) -> Tensor:
@@ -161,10 +158,8 @@ class Embedder(nn.Module):
         else:
             x = self.pool(self._as_map(x, images))
         if x.ndim != 2 or x.shape[1] != self.channels:
-            raise ValueError(
-                f"{self.name}: pooling {self.recipe.pooling!r} gives {tuple(x.shape)}, expected (B, {self.channels}): "
-                "choose a pooling that fits the network in its recipe"
-            )
+            found = f"gives {tuple(x.shape)}, expected (B, {self.channels})"
+            raise ValueError(f"{self.name}: pooling {self.recipe.pooling!r} {found}: choose another in its recipe")
         x = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)  # in float32 under autocast too
         return x if self.projector is None else F.normalize(self.projector(x), dim=-1)
 
@@ -175,3 +170,53 @@ class Embedder(nn.Module):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def fold_batch_norm(embedder: Embedder) -> Embedder:
+    """Fold the batch norms of a copy into the convolutions before them, for inference; the descriptors stay the same.
+
+    y = w (conv(x) - mean) / sqrt(var + eps) + b is one convolution with other weights. One run of the network on a
+    small image finds which norm follows which convolution, and the copy is checked on that image. `embedder` itself is
+    returned where it has no such pairs, doesn't take that image, or the copy would differ.
+    """
+    if not any(isinstance(module, _BatchNorm) for module in embedder.modules()):
+        return embedder
+    folded = copy.deepcopy(embedder).eval()
+    probe = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0)).to(folded.mean.device)
+    try:
+        pairs, before = _convolutions_before_norms(folded, probe)
+    except Exception:  # a network of one image size raises anything; on the museum's images the caller will see it
+        return embedder
+    parents = {child: (parent, name) for parent in folded.modules() for name, child in parent.named_children()}
+    for convolution, norm in pairs:
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (C,)
+        bias = 0 if convolution.bias is None else convolution.bias
+        convolution.weight = nn.Parameter(convolution.weight * scale[:, None, None, None])
+        convolution.bias = nn.Parameter(norm.bias + (bias - norm.running_mean) * scale)
+        # timm's norms carry the activation that follows
+        rest = [getattr(norm, part) for part in ("drop", "act") if getattr(norm, part, None) is not None]
+        setattr(*parents[norm], nn.Sequential(*rest))
+    with torch.inference_mode():
+        same = torch.allclose(folded(probe), before, atol=1e-5)
+    return folded if pairs and same else embedder
+
+
+def _convolutions_before_norms(network: nn.Module, probe: Tensor) -> tuple[list[tuple[nn.Conv2d, Any]], Tensor]:
+    """Find each convolution and batch norm that takes its output, both used once in a pass; return its result too."""
+    sources: dict[int, tuple[nn.Conv2d, Any]] = {}  # with the outputs, or another tensor could get an output's id
+    pairs, calls = [], Counter[nn.Module]()
+
+    def after(module: nn.Module, inputs: Any, output: Any) -> None:
+        calls[module] += 1
+        if isinstance(module, nn.Conv2d):
+            sources[id(output)] = module, output
+        elif isinstance(module, _BatchNorm) and inputs and id(inputs[0]) in sources:
+            pairs.append((sources[id(inputs[0])][0], module))
+
+    hooks = [module.register_forward_hook(after) for module in network.modules()]
+    with torch.inference_mode():
+        result = network(probe)
+    for hook in hooks:
+        hook.remove()
+    once = [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
+    return [(convolution, norm) for convolution, norm in once if norm.affine and norm.track_running_stats], result

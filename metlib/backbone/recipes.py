@@ -18,8 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 POOLINGS = ("gem", "mean", "class", "head")
 """GeM or the mean over a map's positions; a transformer's class token; or what the network itself ends with."""
 
-# Arguments of timm.create_model that a checkpoint must not set: they load other files, come from `load` itself, or
-# make something else than a network from RGB images to one map.
+# Arguments of timm.create_model that a recipe must not set: they load other files, or change what goes in or out.
 _FORBIDDEN_ARGS = {
     "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir",
     "num_classes", "in_chans", "features_only", "out_indices",
@@ -33,13 +32,12 @@ class Recipe:
     `arch` is a timm name (with its weights' tag for a named recipe), `arch_args` further arguments for it, `mean`
     and `std` the pixel statistics it was trained with. `pooling` reduces the network's output to one vector: "gem" over
     a map's positions (for maps that are never negative, with exponent `gem_p`); "mean" over them, or over a
-    transformer's patch tokens without its prefix tokens; "class", the class token; "head", the network's own pooling
-    (attention in SigLIP, mean and normalisation in ConvNeXt). `stage` is an index into timm's `feature_info` (None:
-    the network's end), `projector` the output dimension of a linear layer after pooling (None: no such layer).
-    Resolution: images keep their size, except that sides are rounded to a `multiple` (a transformer's patch), and
-    that the longer side is brought down to `longest` pixels where positions were learned for no more.
-    `origin` is where the weights come from, `licence` their terms, `training` how they were trained; `seed` is set for
-    untrained weights only. Raises ValueError for values that are none of these.
+    transformer's patch tokens; "class", the class token; "head", the network's own pooling (attention in SigLIP, mean
+    and normalisation in ConvNeXt). `stage` is an index into timm's `feature_info` (None: the network's end),
+    `projector` the output dimension of a linear layer after pooling (None: no such layer). Images keep their size,
+    but sides are rounded to a `multiple` (a transformer's patch), and the longer side is brought down to `longest`
+    pixels where positions were learned for no more. `origin` is where the weights come from, `licence` their terms,
+    `training` how they were trained; `seed` is set for untrained weights only. Raises ValueError for other values.
     """
 
     arch: str
@@ -59,16 +57,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not isinstance(self.arch, str) or not timm.is_model(self.arch):
-            known = f"is no model that timm {timm.__version__} knows"
-            raise ValueError(f"arch {self.arch!r} {known}{nearest(self.arch)}")
+            raise ValueError(f"arch {self.arch!r} is no model of timm {timm.__version__}{nearest(self.arch)}")
         if not isinstance(self.arch_args, Mapping) or _FORBIDDEN_ARGS & set(self.arch_args):
-            without = sorted(_FORBIDDEN_ARGS)
-            raise ValueError(f"arch_args must be an object without {without}, got {self.arch_args!r}")
+            raise ValueError(f"arch_args must be an object without {sorted(_FORBIDDEN_ARGS)}, got {self.arch_args!r}")
         for name in ("mean", "std"):
             value = getattr(self, name)
             if not isinstance(value, tuple | list) or len(value) != 3 or not all(map(_is_number, value)):
                 raise ValueError(f"{name} must be three numbers, got {value!r}")
-            object.__setattr__(self, name, tuple(float(v) for v in value))
+            object.__setattr__(self, name, tuple(map(float, value)))
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std!r}")
         if self.pooling not in POOLINGS:
@@ -83,9 +79,7 @@ class Recipe:
             if (value is not None or name == "multiple") and (type(value) is not int or not least <= value < 2**63):
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
         if self.stage is not None and self.pooling in ("class", "head"):
-            raise ValueError(
-                f"pooling {self.pooling!r} reads the network's end: leave stage out, or pool by gem or mean"
-            )
+            raise ValueError(f"pooling {self.pooling!r} reads the network's end: leave stage out, or use gem or mean")
 
     @property
     def untrained(self) -> bool:
@@ -100,12 +94,10 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as a JSON object: `arch`, `arch_args`, `mean`, `std`, and what isn't the default."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        plain |= {"mean": list(self.mean), "std": list(self.std)}
-        plain |= {"arch_args": dict(self.arch_args), "training": dict(self.training)}
-        always = ("arch", "arch_args", "mean", "std")
-        defaults = {"pooling": "gem", "gem_p": 3.0, "multiple": 1, "origin": "", "licence": "", "training": {}}
-        return {k: v for k, v in plain.items() if k in always or v != defaults.get(k)}
+        first = {"arch": self.arch, "arch_args": dict(self.arch_args), "mean": list(self.mean), "std": list(self.std)}
+        rest = vars(self) | {"training": dict(self.training)}
+        # The class has the fields' defaults as attributes, but for that of `training`, which is made anew.
+        return first | {k: v for k, v in rest.items() if k not in first and v != getattr(Recipe, k, {})}
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -115,10 +107,10 @@ class Recipe:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"the recipe is damaged JSON ({error})") from None
         known = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or "arch" not in values or set(values) - known:
-            extra = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
+        extra = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
+        if extra or "arch" not in values:
             expected = f"a recipe is a JSON object with 'arch' and otherwise only {sorted(known - {'arch'})}"
-            raise ValueError(f"{expected}, got {extra if extra else 'no arch'}")
+            raise ValueError(f"{expected}, got {extra or 'no arch'}")
         return cls(**values)
 
 
@@ -132,10 +124,8 @@ def _is_number(value: object) -> bool:
 
 def nearest(name: object) -> str:
     """Name the recipes and timm models that are spelled most like `name`, as the end of an error message."""
-    if not isinstance(name, str):
-        return ""
     known = {known.casefold(): known for known in (*timm.list_models(), *timm.list_pretrained(), *RECIPES)}
-    close = difflib.get_close_matches(name.casefold()[:100], known, n=3)
+    close = difflib.get_close_matches(str(name).casefold()[:100], known, n=3)
     return f"; the nearest names are {', '.join(known[c] for c in close)}" if close else ""
 
 
@@ -153,34 +143,29 @@ def of_timm(name: str) -> Recipe:
         config = None
     if config is None:
         raise ValueError(f"backbone {name!r} is no recipe ({', '.join(RECIPES)}), file or timm model{nearest(name)}")
-    given = {"mean": config.mean, "std": config.std, "licence": config.license or "not stated", "origin": "timm"}
+    source = ("timm", config.license or "not stated")
     with torch.device("meta"):  # shapes without memory show the family
         trunk: Any = timm.create_model(name, pretrained=False)
     if not hasattr(trunk, "num_prefix_tokens"):
         # ConvNeXt's map has negative values, which GeM would cut off.
-        return Recipe(name, pooling="head" if type(trunk).__name__ == "ConvNeXt" else "gem", **given)
+        return _of(name, source, pooling="head" if type(trunk).__name__ == "ConvNeXt" else "gem")
     if not hasattr(trunk, "dynamic_img_size"):
-        raise ValueError(
-            f"{name} is of a family that metlib can't give images in their own size: take a network that ends in a "
-            "map, or one of timm's transformers that take any size (vit_..., deit_..., eva02_...)"
-        )
-    pooling = "class" if trunk.cls_token is not None else "mean"
-    pooling = "head" if trunk.global_pool == "map" else pooling
+        way_out = "take a network that ends in a map, or a vit_..., deit_... or eva02_... of timm"
+        raise ValueError(f"{name} is of a family that metlib can't give images in their own size: {way_out}")
+    pooling = "head" if trunk.global_pool == "map" else "mean" if trunk.cls_token is None else "class"
     longest = None if trunk.pos_embed is None else max(config.input_size[1:])  # rotary positions know no largest size
     patch = trunk.patch_embed.feat_ratio()  # pixels a token, those of a convolutional stem included
-    arch_args = {"dynamic_img_size": True} | ({"global_pool": "token"} if pooling == "class" else {})
-    return Recipe(name, arch_args, pooling=pooling, multiple=patch, longest=longest, **given)
+    return _vit(name, source, patch, longest, pooling)
 
 
 def _of(arch: str, source: tuple[str, str], **more: Any) -> Recipe:
     """A recipe with the mean and std that timm has for these weights; `source` is their origin and licence."""
     config: Any = timm.get_pretrained_cfg(arch)
-    origin, licence = source
-    return Recipe(arch, mean=config.mean, std=config.std, origin=origin, licence=licence, **more)
+    return Recipe(arch, mean=config.mean, std=config.std, origin=source[0], licence=source[1], **more)
 
 
 def _vit(arch: str, source: tuple[str, str], patch: int, longest: int | None = None, pooling: str = "class") -> Recipe:
-    """A vision transformer that takes images of any shape; it has a class token, or a head that attends."""
+    """A vision transformer that takes images of any shape."""
     arch_args = {"dynamic_img_size": True} | ({"global_pool": "token"} if pooling == "class" else {})
     return _of(arch, source, arch_args=arch_args, pooling=pooling, multiple=patch, longest=longest)
 
@@ -196,6 +181,7 @@ _DINOV2 = ("self-supervised on LVD-142M: Oquab et al., DINOv2, TMLR 2024", "Apac
 _DINOV3 = ("self-supervised on LVD-1689M: Siméoni et al., DINOv3, 2025", "DINOv3 License")
 _CLIP = ("image and text, 400 million pairs: Radford et al., CLIP, ICML 2021", "MIT")
 _SIGLIP = ("image and text, WebLI: Tschannen et al., SigLIP 2, 2025", "Apache-2.0")
+_SCRATCH = "trained by metlib from scratch"
 
 RECIPES: dict[str, Recipe] = {
     "R18IN": _of("resnet18.tv_in1k", _IMAGENET),
@@ -237,32 +223,22 @@ RECIPES: dict[str, Recipe] = {
     "Inception-v3": _of("inception_v3.tv_in1k", _GOOGLE),
     "Xception": _of("legacy_xception.tf_in1k", _KERAS),
     "embedded": Recipe(
-        "resnet18",
-        {"channels": [24, 48, 96, 192]},
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-        longest=160,
-        origin="trained by metlib from scratch",
+        "resnet18", {"channels": [24, 48, 96, 192]}, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), longest=160, origin=_SCRATCH
     ),
     "random": Recipe("resnet18", stage=2, seed=0, origin="untrained: a floor, not a result"),
 }
-"""The study's networks by its names, those that lead today, and three for the transfer study.
-
-`embedded` comes with metlib: a small network trained on a painted museum (see `train.embedded`). `random` is a small
-untrained one: its scores are what code and pixels reach without learning.
+"""The study's networks by its names, those that lead today, three for the transfer study, and two small ones:
+`embedded`, which comes with metlib (see `train.embedded`), and `random`, whose scores are those without learning.
 """
 
+_SIN_RUN = "resnet50_finetune_60_epochs_lr_decay_after_30_start_resnet50_train_45_epochs_combined_IN_SF"
 FILES: dict[str, tuple[str, File]] = {
     # The hash of this one isn't published: the first download pins it, see `weights.fetch`.
     "R50SwAV": ("https://dl.fbaipublicfiles.com/deepcluster/", File("swav_800ep_pretrain.pth.tar")),
     "R50SIN": (
         "https://bitbucket.org/robert_geirhos/texture-vs-shape-pretrained-models/raw/"
         "60b770e128fffcbd8562a3ab3546c1a735432d03/",
-        File(
-            "resnet50_finetune_60_epochs_lr_decay_after_30_start_resnet50_train_45_epochs_combined_IN_SF"
-            "-ca06340c.pth.tar",
-            sha256="ca06340c",
-        ),
+        File(f"{_SIN_RUN}-ca06340c.pth.tar", sha256="ca06340c"),
     ),
     "Xception": (
         "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-cadene/",

@@ -1,8 +1,7 @@
 """Weights in other people's files: fetched by URL and hash, read without running them, renamed to timm's names.
 
-Three forms are read: a plain state dict (safetensors too), one under `state_dict` (as training scripts leave it, with
-optimiser and scores), and the Met authors' checkpoints, whose ResNet is a Sequential, with GeM's p and the FC projector
-beside it.
+Three forms are read: a plain state dict (safetensors too), one under `state_dict` (as training scripts leave it), and
+the Met authors' checkpoints, whose ResNet is a Sequential, with GeM's p and the FC projector beside it.
 """
 
 import os
@@ -19,9 +18,7 @@ from torch import Tensor
 from metlib.backbone.recipes import FILES, Recipe
 from metlib.common import fetch as http
 
-ENVIRONMENT = "METLIB_WEIGHTS"
-"""Environment variable that names a folder of weights files, looked through before anything is fetched."""
-
+ENVIRONMENT = "METLIB_WEIGHTS"  # names a folder of weights files, looked through before anything is fetched
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin")
 _WHOLE = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")  # as folders of the Hub have them
 
@@ -29,10 +26,9 @@ _WHOLE = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin
 _SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 # What was only needed in training: classifiers (Inception has a second), SwAV's projection head and prototypes.
 _HEADS = re.compile(r"(fc|classifier|head|AuxLogits|projection_head|prototypes|predictor)\.")
-_RESNETS = (
-    "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d",
-    "resnext101_32x4d", "resnext101_32x8d", "resnext101_32x16d",
-)  # fmt: skip
+_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+_RESNEXTS = ("resnext50_32x4d", "resnext101_32x4d", "resnext101_32x8d", "resnext101_32x16d")
+_NUMPY = ("core.multiarray.scalar", "_core.multiarray.scalar", "dtype", "dtypes.Float64DType", "dtypes.Float32DType")
 
 
 def find(name: str, arch: str, place: str | Path | None = None) -> Path | None:
@@ -52,15 +48,13 @@ def find(name: str, arch: str, place: str | Path | None = None) -> Path | None:
         config: Any = timm.get_pretrained_cfg(arch)
         hub = [config.hf_hub_id.split("/")[-1]] if config and config.hf_hub_id else []
         stems = list(dict.fromkeys([name, arch, *hub]))
-    named = [*files, *(f"{stem}{SUFFIXES[0]}" for stem in stems)]
+    expected = " or ".join(files + [stem + SUFFIXES[0] for stem in stems])
     files += [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
     files += [f"{stem}/{whole}" for stem in stems for whole in _WHOLE]
     found = next((folder / file for file in files if (folder / file).is_file()), None)
     if found is None and place is not None:
-        raise FileNotFoundError(
-            f"{folder} has no weights of {name}: expected {' or '.join(named)} (or {', '.join(SUFFIXES[1:])}), "
-            f"or {_WHOLE[0]} in a folder of that name"
-        )
+        others = f"(or {', '.join(SUFFIXES[1:])}), or {_WHOLE[0]} in a folder of that name"
+        raise FileNotFoundError(f"{folder} has no weights of {name}: expected {expected} {others}")
     return found
 
 
@@ -70,13 +64,12 @@ def fetch(name: str) -> Path:
     With HF_HUB_OFFLINE set nothing is fetched. Raises DownloadError as `common.fetch.fetch` does.
     """
     url, file = FILES[name]
-    folder = Path(torch.hub.get_dir()) / "metlib"
+    path = Path(torch.hub.get_dir()) / "metlib" / file.file
     offline = os.environ.get("HF_HUB_OFFLINE", "").casefold() in ("1", "on", "yes", "true")
-    if offline and not (folder / file.file).exists():
-        raise http.DownloadError(
-            f"HF_HUB_OFFLINE is set and {folder / file.file} isn't there: fetch {url}{file.file} elsewhere and copy it"
-        )
-    return http.fetch(file, folder, url)
+    if offline and not path.exists():
+        way_out = f"fetch {url}{file.file} elsewhere and copy it"
+        raise http.DownloadError(f"HF_HUB_OFFLINE is set and {path} isn't there: {way_out}")
+    return http.fetch(file, path.parent, url)
 
 
 def is_torch(path: Path) -> bool:
@@ -93,10 +86,7 @@ def read(path: Path) -> dict[str, Tensor]:
     `module.`, which DataParallel puts before every name, is taken off.
     Raises ValueError for a file that is damaged, asks for other code, or holds no plain tensors by name.
     """
-    # A stand-in takes the place of numpy's scalars (the authors saved a val GAP): numpy's own trust the file's content.
-    scalars = ("core.multiarray.scalar", "_core.multiarray.scalar")
-    dtypes = ("dtype", "dtypes.Float64DType", "dtypes.Float32DType")
-    stand_ins: list[Any] = [_Ignored, *((_Ignored, f"numpy.{name}") for name in scalars + dtypes)]
+    stand_ins: list[Any] = [_Ignored, *((_Ignored, f"numpy.{name}") for name in _NUMPY)]
     content: Any
     try:
         if is_torch(path):
@@ -105,21 +95,18 @@ def read(path: Path) -> dict[str, Tensor]:
         else:
             content = safetensors.torch.load_file(path)
     except Exception as error:  # a damaged file can make the unpickler raise anything
+        # torch's own message begins with how to run the file all the same.
+        text = "not as torch.save writes" if "Weights only" in str(error) else str(error)[:200]
+        reason = f"{type(error).__name__}: {text}; a damaged or cut download? fetch it again"
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             reason = f"it asks for {code[1]}, expected nothing but tensors and numbers; nothing of it was run"
-        else:
-            # torch's own message begins with how to run the file all the same.
-            text = "not as torch.save writes" if "Weights only" in str(error) else str(error)[:200]
-            reason = f"{type(error).__name__}: {text}; a damaged or cut download? fetch it again"
         raise ValueError(f"{path} can't be read as weights: {reason}") from None
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors or not all(isinstance(key, str) for key in tensors):
-        raise ValueError(
-            f"{path} holds {type(content).__name__}, expected weights by name, or those under 'state_dict'"
-        )
+        raise ValueError(f"{path} holds {type(content).__name__}, expected weights by name, or under 'state_dict'")
     if odd := next((key for key, tensor in tensors.items() if not _is_plain(tensor)), None):
         raise ValueError(f"{path}: {odd} is no plain tensor with a place in the file for every value: save it again")
     return {re.sub(r"^(module\.)+", "", key): tensor for key, tensor in tensors.items()}
@@ -133,7 +120,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 class _Ignored:
-    """Stands for a numpy scalar or dtype in a checkpoint; no weight needs them, so what it is given is dropped."""
+    """Stands for numpy's scalars and dtypes (of saved scores), which trust the file's content; weights need none."""
 
     def __init__(self, *arguments: Any) -> None: ...
     def __setstate__(self, state: Any) -> None: ...
@@ -147,24 +134,24 @@ def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed = {}
     for key, tensor in tensors.items():
-        name = re.sub(r"^(module\.|backbone\.)+", "", key)
-        first, _, rest = name.partition(".")
-        name = f"{_SEQUENTIAL[first]}.{rest}" if first in _SEQUENTIAL else name
+        first, dot, rest = re.sub(r"^(module\.|backbone\.)+", "", key).partition(".")
+        name = _SEQUENTIAL.get(first, first) + dot + rest
         if not _HEADS.match(name):
             bias = name == "projector.bias" and tensor.ndim == 2 and len(tensor) == 1
             renamed[name] = tensor[0] if bias else tensor
     return renamed
 
 
-def recognise(tensors: Mapping[str, Tensor]) -> Recipe:
-    """Find by the shapes which ResNet renamed weights belong to, and make its recipe.
+def recognise(tensors: dict[str, Tensor]) -> Recipe:
+    """Find by the shapes which ResNet renamed weights belong to, and make its recipe, to which GeM's p moves.
 
     Raises ValueError where none fits (with the nearest, and the first keys that differ), and for a p or projector of
     another shape.
     """
-    shapes = {k: tuple(v.shape) for k, v in tensors.items() if k != "pool.p" and not k.startswith("projector.")}
+    p, projector = tensors.pop("pool.p", None), tensors.get("projector.weight")
+    shapes = {k: tuple(v.shape) for k, v in tensors.items() if not k.startswith("projector.")}
     wrong: dict[str, list[str]] = {}
-    for arch in _RESNETS:
+    for arch in _RESNETS + _RESNEXTS:
         with torch.device("meta"):
             own = {k: tuple(v.shape) for k, v in timm.create_model(arch, num_classes=0).state_dict().items()}
         differ = [k for k in (*own, *shapes) if own.get(k) != shapes.get(k)]
@@ -174,17 +161,13 @@ def recognise(tensors: Mapping[str, Tensor]) -> Recipe:
             break
     arch = min(wrong, key=lambda arch: len(wrong[arch]))
     if wrong[arch]:
-        raise ValueError(
-            f"no ResNet or ResNeXt has these weights; nearest is {arch}, which differs at {wrong[arch][:3]}"
-        )
-    p, projector = tensors.get("pool.p"), tensors.get("projector.weight")
+        nearest = f"nearest is {arch}, which differs at {wrong[arch][:3]}"
+        raise ValueError(f"no ResNet or ResNeXt has these weights; {nearest}")
     if p is not None and p.numel() != 1:
         raise ValueError(f"pool.p has shape {tuple(p.shape)}, expected one number")
     if projector is not None and projector.ndim != 2:
         raise ValueError(f"projector.weight has shape {tuple(projector.shape)}, expected a matrix")
-    return Recipe(
-        arch,
-        gem_p=3.0 if p is None else p.item(),
-        projector=None if projector is None else len(projector),
-        origin="a checkpoint in the Met authors' form" if p is not None else "a PyTorch checkpoint",
-    )
+    rows = None if projector is None else len(projector)
+    if p is None:
+        return Recipe(arch, projector=rows, origin="a PyTorch checkpoint")
+    return Recipe(arch, gem_p=p.item(), projector=rows, origin="a checkpoint in the Met authors' form")
