@@ -2,9 +2,7 @@
 
 A finished extraction is a folder with `descriptors.npy` (N, D) float32, L2-normalised rows, `labels.npy` (N,) int64,
 and `recipe.json`, which states what made them. Source of the scales: Ypsilantis et al., NeurIPS 2021, section 5.
-
-From a shell: `metlib extract MUSEUM BACKBONE`. On several devices, or machines that share a file system:
-`torchrun --nproc-per-node 4 -m metlib extract MUSEUM BACKBONE`; the same command again does what was left undone.
+From a shell: `metlib extract MUSEUM BACKBONE`, on several devices `torchrun --nproc-per-node 4 -m metlib extract ...`.
 """
 
 import math
@@ -36,15 +34,13 @@ from metlib.descriptors import Described, load_descriptors, name_folder, read, s
 from metlib.descriptors import load_labels as load_labels  # names as themselves: they may be had from here too
 from metlib.descriptors import load_recipe as load_recipe
 from metlib.descriptors import read_official as read_official
-from metlib.descriptors.shards import SHARD
 
 SCALES = (1, 2**-0.5, 0.5)
 """The published scales: full size, and smaller by the square root of two, twice."""
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-# Pixels of a batch, all its images together. On a CPU more don't pay: the network's maps then exceed what the
-# allocator keeps, and every layer waits for fresh pages (16 images of 500 pixels took twice as long an image as two).
+# Pixels of a batch, all its images together. On a CPU more don't pay: every layer then waits for fresh pages.
 _PIXELS = {"cpu": 400_000, "gpu": 8_000_000}
 _MOST = 64  # images of a batch
 
@@ -60,9 +56,8 @@ class Reader(Protocol):
 def describe(museum: Museum, embedder: Embedder, work_dir: str | Path, **options: Any) -> Described:
     """Extract all three splits of a museum under `work_dir`, or read what is finished there; options as for `extract`.
 
-    Folders state the recipe (museum / backbone and weights / scales / split and image list), so nothing is repeated
-    that a notebook, or another database of the same museum, has done before. Gives `database` (N, D), `val` and `test`
-    (Q, D), float32, L2-normalised, and the museum without the images that were skipped. Raises as `extract` does.
+    Folders state the recipe, so no work is repeated. Gives `database` (N, D), `val` and `test` (Q, D), float32,
+    L2-normalised, and the museum without the images that were skipped. Raises as `extract` does.
     """
     folder = name_folder(museum, embedder, work_dir, options.get("scales", SCALES), options.get("precision", "float32"))
     for split, name in museum.splits():
@@ -100,7 +95,7 @@ def extract(
     device: str | None = None,
     channels_last: bool | None = None,
     batch_size: int | None = None,
-    shard_size: int = SHARD,
+    shard_size: int = shards.SHARD,
     workers: int | None = None,
     on_error: str = "raise",
     rank: int = 0,
@@ -112,20 +107,18 @@ def extract(
 
     A descriptor is the sum of the L2-normalised descriptors at each of `scales` (the image resized bilinearly,
     align_corners=False), L2-normalised again. Images keep their native size and are batched with others of the same
-    shape only, so a row is what one-by-one extraction gives. `device` is cuda, mps or cpu, by default the fastest here;
-    `batch_size`, `workers` (threads that decode) and `channels_last` are chosen for it. `precision` "float16" or
-    "bfloat16" computes the network in half precision, which is another recipe; GeM and all sums stay float32. The
-    embedder is left in evaluation mode, and on that device where nothing of it could be folded.
+    shape only. `device` is cuda, mps or cpu, by default the fastest here; `batch_size`, `workers` (threads that decode)
+    and `channels_last` are chosen for it. `precision` "float16" or "bfloat16" computes the network in half precision,
+    which is another recipe; GeM and all sums stay float32. The embedder is left in evaluation mode, and on that device
+    where nothing of it could be folded.
     Shards of `shard_size` images are written whole; a run that was killed resumes after the last one, and a finished
-    folder is returned at once. With `on_error="skip"` an image that can't be read is listed under `skipped` in
-    `recipe.json` and leaves its row out of descriptors and labels. Pixels come from `reader` instead of from the files
-    where one is given; its name is part of the recipe.
-    Of several `ranks` that run at the same time for one `out`, each describes its share; the last to finish joins all,
-    and until then the file isn't there. Otherwise one run at a time for one `out`.
-    Raises OSError, with its path, for an image that can't be read; ValueError where `out` holds another recipe, or
-    images that changed since (in a finished folder, the number of bytes of up to 2,000 of them is compared, where they
-    still exist), and for a descriptor that is NaN or zero; RuntimeError, with an image's path, where the network can't
-    take such images.
+    folder is returned at once. With `on_error="skip"`, images that can't be read are listed under `skipped` in
+    `recipe.json` and leave descriptors and labels. A `reader` gives pixels instead of the files; the recipe names it.
+    Of several `ranks` that run at the same time for one `out`, each describes its share, and the last to finish joins
+    all; until then the file isn't there. Otherwise one run at a time for one `out`.
+    Raises, with the image's path, OSError for one that can't be read, ValueError for one that changed since (a finished
+    folder compares the bytes of up to 2,000 that still exist) or whose descriptor is NaN or zero, RuntimeError for one
+    that the network can't take; ValueError where `out` holds another recipe.
     """
     check_options(on_error, batch_size=batch_size, shard_size=shard_size, workers=workers)
     if not 0 <= rank < ranks:
@@ -160,11 +153,7 @@ def check_options(on_error: str, **counts: int | None) -> None:
 
 
 def prepare(embedder: Embedder, device: str, precision: str = "float32", channels_last: bool | None = None) -> Embedder:
-    """Make a network ready to describe images on a device: batch norm folded, channels last where that is faster.
-
-    Measured on a CPU: channels last is 1.6 to 2.7 times as fast. On a GPU it is the layout of half precision's matrix
-    units; in float32 the ordinary one is the default.
-    """
+    """Make a network ready for a device: batch norm folded, by default channels last on a CPU and in half precision."""
     ready = backbone.fold_batch_norm(embedder.eval()).to(device)
     if channels_last is None:
         channels_last = torch.device(device).type == "cpu" or precision != "float32"
@@ -177,15 +166,14 @@ def embed_images(
     files: Sequence[Path],
     device: str,
     scales: Sequence[float],
-    precision: str,
-    batch_size: int | None,
-    on_error: str,
+    precision: str = "float32",
+    batch_size: int | None = None,
+    on_error: str = "raise",
     seen: Callable[[int], Any] = lambda n: None,
 ) -> NDArray[np.float32]:
-    """Describe decoded images: (n, D) float32, a row of NaN where one was skipped.
+    """Describe decoded images: (n, D) float32, a row of NaN where one was skipped. Raises as `extract` does.
 
-    `embedder` comes from `prepare`, `images` from `decode_ahead(files)`; `files` are named in errors, and `seen` is
-    called with the number of images of each batch. Raises as `extract` does.
+    `embedder` comes from `prepare`, `images` from `decode_ahead(files)`; `seen` is called with each batch's length.
     """
     most_pixels = _PIXELS["cpu" if torch.device(device).type == "cpu" else "gpu"]
 
@@ -194,11 +182,10 @@ def embed_images(
             try:
                 yield places, multiscale(embedder, pixels.to(device), scales, precision)
             except RuntimeError as error:  # too small for its layers or a scale, or out of memory
-                height, width = pixels.shape[1:3]
                 raise RuntimeError(
-                    f"{embedder.name} can't describe {len(places)} image(s) of {width} x {height} pixels at "
-                    f"scales {tuple(scales)} on {device}, the first {files[places[0]]}: {error}. Lower batch_size "
-                    "where memory is short, or leave such images out of the split"
+                    f"{embedder.name} can't describe {len(places)} image(s) of {pixels.shape[2]} x {pixels.shape[1]} "
+                    f"pixels at scales {tuple(scales)} on {device}, the first {files[places[0]]}: {error}. Lower "
+                    "batch_size where memory is short, or leave such images out of the split"
                 ) from error
 
     array = np.full((len(files), embedder.dim), np.nan, dtype=np.float32)
@@ -207,10 +194,8 @@ def embed_images(
         array[places] = described.cpu().numpy()
         bad = np.flatnonzero(~(np.linalg.norm(array[places], axis=1) > 0.5))
         if len(bad):
-            raise ValueError(
-                f"{files[places[bad[0]]]}: {embedder.name} gives a descriptor that is NaN or zero; expected an "
-                "L2-normalised one. Look at the image, then at the weights, or leave the image out of the split"
-            )
+            fault = f"{files[places[bad[0]]]}: {embedder.name} gives a descriptor that is NaN or zero"
+            raise ValueError(f"{fault}: check the image, then the weights, or leave the image out of the split")
         seen(len(places))
     return array
 
@@ -232,15 +217,9 @@ def multiscale(
 
 
 def decode_ahead(
-    files: Iterable[Path],
-    pool: ThreadPoolExecutor,
-    ahead: int,
-    read: Callable[[Path], NDArray[np.uint8]] | None = None,
+    files: Iterable[Path], pool: ThreadPoolExecutor, ahead: int, read: Callable[[Path], NDArray[np.uint8]] | None = None
 ) -> Iterator[NDArray[np.uint8] | OSError]:
-    """Decode in threads, some images ahead, and give pixels (H, W, 3) in order, or why a file can't be read.
-
-    Threads and not processes: Pillow decodes without the interpreter's lock, and nothing is forked or copied.
-    """
+    """Decode in threads, some images ahead, and give pixels (H, W, 3) in order, or why a file can't be read."""
     waiting: deque[Future[NDArray[np.uint8]]] = deque()
     todo = iter(files)
     while True:
@@ -256,10 +235,7 @@ def decode_ahead(
 def _batches(
     images: Iterable[NDArray[np.uint8] | OSError], batch_size: int | None, most_pixels: int, on_error: str
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Stack images of one shape: their places, and uint8 pixels (B, H, W, 3).
-
-    Batches are cut in reading order, so memory holds at most one unfinished batch for each shape.
-    """
+    """Stack images of one shape, in reading order: their places, and uint8 pixels (B, H, W, 3)."""
 
     def stack(batch: list[tuple[int, NDArray[np.uint8]]]) -> tuple[list[int], Tensor]:
         return [place for place, _ in batch], torch.from_numpy(np.stack([pixels for _, pixels in batch]))
@@ -268,10 +244,8 @@ def _batches(
     for place, pixels in enumerate(images):
         if isinstance(pixels, OSError):
             if on_error == "raise":
-                raise OSError(
-                    f"can't read an image: {pixels}. Replace it and run again (what is finished is kept), "
-                    "or leave such images out with on_error='skip', or their rows out of the ground truth"
-                ) from pixels
+                way_out = "Replace it and run again (what is finished is kept), or skip such with on_error='skip'"
+                raise OSError(f"can't read an image: {pixels}. {way_out}") from pixels
             continue
         batch = same_shape[pixels.shape]
         batch.append((place, pixels))
@@ -297,13 +271,11 @@ def make_recipe(
 ) -> dict[str, Any]:
     """Describe how these descriptors are made: first what must be the same to resume, then what is good to know.
 
-    `pixels` is how they were made where they aren't those of the files (`Reader.name`).
-    Raises ValueError for a split without images, scales that aren't positive numbers, an unknown precision.
+    `pixels` is the `Reader.name` of pixels that aren't those of the files. Raises ValueError for a split without
+    images, scales that aren't positive numbers, an unknown precision.
     """
-    if isinstance(scales, str | float | int):
-        raise ValueError(f"scales must be a sequence of numbers such as (1, 0.5), got {scales!r}")
-    if not len(scales) or not all(0 < scale < math.inf for scale in scales):
-        raise ValueError(f"scales must be positive numbers, at least one, got {scales!r}")
+    if isinstance(scales, str | float | int) or not len(scales) or not all(0 < scale < math.inf for scale in scales):
+        raise ValueError(f"scales must be positive numbers, a sequence such as (1, 0.5), got {scales!r}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if not len(split):

@@ -22,8 +22,8 @@ OFFICIAL = {"database": "train_descriptors", "val": "val_descriptors", "test": "
 def read_official(path: str | Path) -> dict[str, NDArray[np.float32]]:
     """Read the Met authors' `descriptors.pkl`: `{"train_descriptors": (N, D), "val_...", "test_..."}`, float32.
 
-    An unpickler that admits numpy arrays only reads the file, so nothing in it is executed. Rows stay as they are.
-    Raises ValueError for a file that is damaged, asks for anything else, or isn't a dict of float (N, D) arrays.
+    The unpickler admits numpy arrays only, so nothing in the file is executed. Rows stay as they are. Raises ValueError
+    for a file that is damaged, asks for anything else, or isn't a dict of float (N, D) arrays.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -44,9 +44,9 @@ def read_official(path: str | Path) -> dict[str, NDArray[np.float32]]:
 def write_official(path: str | Path, descriptors: "Described | Mapping[str, ArrayLike]") -> Path:
     """Write the Met authors' `descriptors.pkl`, whole or not at all, and give its path.
 
-    `descriptors` is a `Described`, or arrays (N, D) by name as `read_official` gives them; float32 is what is written.
-    Plain `pickle.load` reads the file under old and new numpy alike; pickle protocol 4, so that arrays may exceed
-    4 GiB. Raises ValueError for no arrays, names that are no texts, and rows that are NaN, infinite or zero.
+    `descriptors` is a `Described`, or arrays (N, D) by name as `read_official` gives them; they are written as float32.
+    `pickle.load` reads the file under old and new numpy. Raises ValueError for no arrays, names that are no texts, and
+    rows that are NaN, infinite or zero.
     """
     if not isinstance(descriptors, Mapping):
         descriptors = {key: getattr(descriptors, name) for name, key in OFFICIAL.items()}
@@ -75,8 +75,8 @@ class _ForAnyNumpy(_PythonPickler):
 class _ArraysOnly(pickle.Unpickler):
     """An unpickler that can build dicts, lists, strings, numbers and numpy arrays of floats, and runs no other code.
 
-    What a pickle asks of numpy is done by the few classes below instead: numpy's own `__setstate__` believes what it
-    is given, and a dtype of objects with its flags cleared makes it follow pointers that the file made up.
+    The classes below do numpy's part: numpy's own `__setstate__` trusts its input, and a dtype of objects with its
+    flags cleared makes it follow pointers that the file made up.
     """
 
     def find_class(self, module: str, name: str) -> Any:

@@ -1,18 +1,19 @@
-"""An extraction in pieces: planned once, each piece written whole, resumed after any kill, joined at the end.
+"""The folder of an extraction: planned once, written in shards, resumed after any kill, joined at the end, read.
 
-Images of one shape are put side by side before the list is cut into shards: a network works on stacks of one shape,
-and a museum's photographs have hundreds of them. Ranks (several processes, or machines on one file system) take every
-`ranks`-th shard and need nothing of each other.
+A finished folder holds `descriptors.npy` (N, D) float32, `labels.npy` (N,) int64 and `recipe.json`; until then,
+`shards/` and `plan.npy` stand for the arrays. Ranks (processes, or machines on one file system) take every `ranks`-th
+shard and need nothing of each other.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from filelock import FileLock
@@ -21,8 +22,11 @@ from numpy.typing import NDArray
 from metlib import dataset
 from metlib.common.files import replacing
 from metlib.common.progress import track
-from metlib.dataset import Split
-from metlib.descriptors.folders import DESCRIPTORS, LABELS, LOCK, PLAN, RECIPE, SHARDS, load_recipe, read_array
+from metlib.common.vectors import as_rows
+from metlib.dataset import Museum, Split
+
+DESCRIPTORS, LABELS, RECIPE = "descriptors.npy", "labels.npy", "recipe.json"
+SHARDS, PLAN, LOCK = "shards", "plan.npy", ".lock"
 
 SHARD = 512
 """Images between two points from which a killed run resumes."""
@@ -33,12 +37,32 @@ _KNOWN = 2000  # images whose sizes stay in the recipe: by these changes are fou
 _RETRY = "this one file and run again"  # what to delete where a plan or a shard is damaged
 
 
+class Network(Protocol):
+    """What names a network, such as an `Embedder`."""
+
+    name: str
+
+    def weights_sha256(self) -> str: ...
+
+
+def name_folder(
+    museum: Museum, network: Network, work_dir: str | Path, scales: Sequence[float], precision: str = "float32"
+) -> Path:
+    """Where under `work_dir` the descriptors of a museum lie: museum / network and weights / scales and precision."""
+    ways = "-".join(["scales", *(f"{scale:.3g}" for scale in scales), *([precision] * (precision != "float32"))])
+    return Path(work_dir, museum.name, f"{network.name}-{network.weights_sha256()[:8]}", ways)
+
+
+def split_folder(folder: Path, split: Split, name: str) -> Path:
+    """Where in `folder` the descriptors of a split lie: its name, and the first digits of its list's hash."""
+    return folder / f"{name}-{split.sha256[:8]}"
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The pieces of one extraction into the folder `out`: `shards` gives, by file name, the rows (n,) of `split`.
+    """One extraction into the folder `out` by `recipe`: `shards` gives, by file name, the rows (n,) of `split`.
 
-    `order` (N,) is the order in which images are described, `sizes` (N,) their bytes when that was decided, `recipe`
-    what makes the descriptors.
+    `order` (N,) is the order in which images are described, `sizes` (N,) their bytes when that was decided.
     """
 
     split: Split
@@ -79,16 +103,14 @@ def find_finished(split: Split, out: Path, recipe: Mapping[str, Any], on_error: 
     old, new = load_recipe(out), json.loads(json.dumps(recipe))  # as it would be read: a tuple is then a list
     for key in _IDENTITY:
         if old.get(key) != new.get(key):
-            raise ValueError(
-                f"{out} was made with another recipe: its {key} is {old.get(key)!r}, yours {new.get(key)!r}. "
-                "Name another folder, or delete this one to extract again"
-            )
+            values = f"its {key} is {old.get(key)!r}, yours {new.get(key)!r}"
+            raise ValueError(f"{out} was made with another recipe: {values}. Name another folder, or delete this one")
     if not done:
         return None
     for path, size in old.get("sizes", {}).items():  # images may have gone (they are large), but mustn't have changed
         if _inspect(split.root / path, shape=False)[0] not in (-1, size):
-            changed = f"{split.root / path} changed since {out} was made"
-            raise ValueError(f"{changed}: delete that folder to extract again, or bring the image back")
+            way_out = "delete that folder to extract again, or bring the image back"
+            raise ValueError(f"{split.root / path} changed since {out} was made: {way_out}")
     _check_skipped(old.get("skipped", []), split, on_error)
     _sweep(out)
     return finished
@@ -99,16 +121,16 @@ def plan(
 ) -> Plan:
     """Decide in which order images are described and where the list is cut, or go on as an earlier run decided.
 
-    Every file's size is asked for and, the first time, its header read. A shard is named after its places in the
-    order and a hash of its files' names and sizes, so changed images are described again; an image that went after
+    Images of one shape come side by side, as a network takes stacks of one shape. A shard is named after its places in
+    the order and a hash of its files' names and sizes, so changed images are described again; an image that went after
     its shard was finished changes nothing.
     """
     file, n = out / PLAN, len(split)
-    stored = read_array(file, np.int64, (2, n), _RETRY) if file.exists() else None
+    stored = _read_array(file, np.int64, (2, n), _RETRY) if file.exists() else None
     if stored is not None and not np.array_equal(np.sort(stored[0]), np.arange(n)):
         raise ValueError(f"{file} is damaged (no order of {n} images): delete {_RETRY}")
+    inspected = np.empty((n, 3), np.int64)  # bytes, height, width
     with ThreadPoolExecutor(workers) as pool, track(total=n, label=f"{label}, inspected") as bar:
-        inspected = np.empty((n, 3), np.int64)  # bytes, height, width
         for i, row in enumerate(pool.map(lambda i: _inspect(split.file(i), shape=stored is None), range(n))):
             inspected[i] = row
             bar.update()
@@ -135,10 +157,9 @@ def write_shard(plan: Plan, shard: str, array: NDArray[np.float32]) -> None:
 
 
 def join(plan: Plan, on_error: str) -> Path:
-    """Join the shards into `descriptors.npy` and remove them, once all are there; give the path of that file.
+    """Join the shards into `descriptors.npy` and remove them, once all ranks have finished; give that file's path.
 
-    While other ranks haven't finished theirs nothing is done. The array isn't held in memory. Raises ValueError for a
-    damaged shard (with its name) and where no image could be read, OSError as `find_finished` does.
+    Raises ValueError for a damaged shard and where no image could be read, OSError as `find_finished` does.
     """
     finished = plan.out / DESCRIPTORS
     if finished.exists() or next(plan.pending(), None):
@@ -154,7 +175,7 @@ def _join(plan: Plan, finished: Path, on_error: str) -> None:
     split, dim = plan.split, plan.recipe["dim"]
 
     def read(shard: str) -> NDArray[np.float32]:
-        return read_array(plan.file(shard), np.float32, (len(plan.shards[shard]), dim), _RETRY)
+        return _read_array(plan.file(shard), np.float32, (len(plan.shards[shard]), dim), _RETRY)
 
     described = np.zeros(len(split), bool)
     for shard, rows in plan.shards.items():
@@ -188,10 +209,7 @@ def _write_recipe(plan: Plan, **more: Any) -> None:
 
 
 def _sweep(out: Path) -> None:
-    """Remove what a finished extraction no longer needs: shards, plan, and what a killed run was writing.
-
-    Several ranks may do so at once; one that still waits for the lock makes it anew, and sweeps after the others.
-    """
+    """Remove what a finished extraction no longer needs; ranks may do so at once, the last also removes the lock."""
     shutil.rmtree(out / SHARDS, ignore_errors=True)
     for path in (*out.glob(".*.tmp"), out / PLAN, out / LOCK):
         path.unlink(missing_ok=True)
@@ -200,12 +218,10 @@ def _sweep(out: Path) -> None:
 def _inspect(file: Path, *, shape: bool) -> tuple[int, int, int]:
     """Bytes of an image's file, and its height and width where asked: -1 where it can't be read (reading names it)."""
     size = width = height = -1
-    try:
+    with suppress(OSError):
         size = file.stat().st_size
         if shape:
             width, height = dataset.read_size(file)
-    except OSError:
-        pass
     return size, height, width
 
 
@@ -216,7 +232,55 @@ def _name(split: Split, start: int, rows: NDArray[np.int64], sizes: NDArray[np.i
 
 def _check_skipped(skipped: list[str], split: Split, on_error: str) -> None:
     if skipped and on_error == "raise":
-        raise OSError(
-            f"{len(skipped)} images were skipped before, the first {split.root / skipped[0]}: "
-            "accept that with on_error='skip', or mend them and delete the folder of descriptors"
-        )
+        way_out = "accept that with on_error='skip', or mend them and delete the folder of descriptors"
+        raise OSError(f"{len(skipped)} images were skipped before, the first {split.root / skipped[0]}: {way_out}")
+
+
+def load_descriptors(path: str | Path, *, mapped: bool = False) -> NDArray[np.float32]:
+    """Read descriptors (N, D) float32 that `extract` wrote, given `descriptors.npy` or its folder.
+
+    `mapped` gives a read-only memory map instead, for databases larger than memory. Raises FileNotFoundError where
+    extraction isn't finished, ValueError for damaged files and rows that are NaN or zero.
+    """
+    return as_rows(_load(path, DESCRIPTORS, np.float32, 2, mapped=mapped), str(path))
+
+
+def load_labels(path: str | Path) -> NDArray[np.int64]:
+    """Read the labels (N,) int64 of the rows of `load_descriptors(path)`, skipped images left out; errors as there."""
+    return _load(path, LABELS, np.int64, 1)
+
+
+def load_recipe(path: str | Path) -> dict[str, Any]:
+    """Read the `recipe.json` beside descriptors, given their file or folder. Raises ValueError where it is damaged."""
+    path = Path(path)
+    file = (path if path.is_dir() else path.parent) / RECIPE
+    try:
+        recipe = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged JSON ({error}): delete that folder to extract again") from None
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{file}: expected an object, got {type(recipe).__name__}")
+    return recipe
+
+
+def _load(path: str | Path, name: str, dtype: type, axes: int, *, mapped: bool = False) -> Any:
+    path = Path(path)
+    file = path / name if path.is_dir() else path.with_name(name) if path.name == DESCRIPTORS else path
+    if not file.exists():
+        raise FileNotFoundError(f"no {file}: extraction of {path} isn't finished; run it again, it resumes")
+    return _read_array(file, dtype, (None,) * axes, "its folder to extract again", mapped=mapped)
+
+
+def _read_array(
+    file: Path, dtype: type, shape: tuple[int | None, ...], what: str, *, mapped: bool = False
+) -> NDArray[Any]:
+    """Read a .npy array of that dtype and shape (None: any length). Raises ValueError with `what` to delete."""
+    try:
+        array = np.lib.format.open_memmap(file, mode="r")  # which refuses a header that claims more than the file holds
+        fits = len(shape) == array.ndim and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+        if array.dtype != dtype or not fits:
+            expected = f"{np.dtype(dtype)} with {len(shape)} axes, {shape}".replace("None", "any")
+            raise ValueError(f"expected {expected}, got {array.dtype} {array.shape}")
+    except (ValueError, EOFError, OverflowError) as error:
+        raise ValueError(f"{file} is damaged ({error}): delete {what}") from error
+    return array if mapped else np.array(array)

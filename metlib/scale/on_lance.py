@@ -1,8 +1,7 @@
 """Search at scale in LanceDB: descriptors as a table on disk, `knn.Neighbours` out, exact or through an index.
 
-Exact search reads the table once, in blocks, for all queries together. The index is IVF-PQ: rows are parted by the
-nearest of some centres and kept as short codes. A query looks into a few partitions and takes the rows whose codes are
-nearest; these candidates are measured again by their true descriptors. `recall` measures what is missed that way.
+The index is IVF-PQ: rows are parted by the nearest of some centres and kept as short codes. A query takes the nearest
+codes of a few partitions, and their rows are measured again by their true descriptors.
 Source: Jégou et al., Product Quantization for Nearest Neighbor Search, TPAMI 2011 (IVFADC).
 """
 
@@ -41,9 +40,8 @@ _ITERATIONS = 15  # of k-means: LanceDB's own 50 took twice as long to build, fo
 def write_table(descriptors: ArrayLike | str | Path, folder: str | Path) -> Path:
     """Write descriptors as a LanceDB table with the columns `row` (int64) and `vector` (D float32); gives `folder`.
 
-    `descriptors` (N, D) have L2-normalised rows: an array, a memory map, or the path of a `descriptors.npy` or of its
-    folder. They are read in blocks, so they may be larger than memory. The table appears whole or not at all, and
-    replaces the one that was there, with its index.
+    `descriptors` (N, D) have L2-normalised rows: an array, a memory map (read in blocks), or the path of a
+    `descriptors.npy` or of its folder. The table appears whole or not at all, and replaces an older one and its index.
     Raises ValueError for rows that are NaN, infinite, zero or of another norm than 1 (to 0.001) and for a damaged file;
     FileExistsError where `folder` holds anything but such a table; OSError where LanceDB can't write.
     """
@@ -60,10 +58,8 @@ def write_table(descriptors: ArrayLike | str | Path, folder: str | Path) -> Path
         norms = np.linalg.norm(as_rows(rows[block], name), axis=1)
         far = np.flatnonzero(np.abs(norms - 1) > 1e-3)
         if len(far):
-            raise ValueError(
-                f"{name}: row {far[0]} has norm {norms[far[0]]:.4g} ({len(far)} such rows), expected 1: "
-                "metlib.common.vectors.unit divides rows by their norms"
-            )
+            row = f"{name}: row {far[0]} has norm {norms[far[0]]:.4g} ({len(far)} such rows)"
+            raise ValueError(f"{row}, expected 1: metlib.common.vectors.unit divides rows by their norms")
     vector = pa.list_(pa.float32(), rows.shape[1])
     schema = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("vector", vector, nullable=False)])
 
@@ -82,31 +78,24 @@ def write_table(descriptors: ArrayLike | str | Path, folder: str | Path) -> Path
 def build_index(folder: str | Path, *, partitions: int | None = None, subvectors: int | None = None) -> Path:
     """Build, or replace, the IVF-PQ index of a table that `write_table` made; gives `folder`.
 
-    `partitions` are one for every 4,096 rows unless given, 1 to N / 256. `subvectors`, which divide D, are the bytes
-    of a row's code; by default each stands for 4 dimensions or the next fewer that divide D, a sixteenth of float32.
-    The k-means inside starts anywhere, and LanceDB takes no seed: two builds find slightly different neighbours.
-    Raises FileNotFoundError where there is no table; ValueError for fewer than 256 rows, which the exact search
-    answers at once, and for numbers that don't fit; OSError where LanceDB can't write.
+    `partitions` (1 to N / 256) are one for every 4,096 rows by default. `subvectors`, which divide D, are the bytes of
+    a row's code; by default each stands for 4 dimensions or the next fewer that divide D. LanceDB's k-means takes no
+    seed: two builds find slightly different neighbours. Raises FileNotFoundError where there is no table; ValueError
+    for fewer than 256 rows and for numbers that don't fit; OSError where LanceDB can't write.
     """
     table, n, D = _open(folder)
     if n < _CENTRES:
         raise ValueError(f"{folder} has {n} rows, an index needs {_CENTRES} at least: search with exact=True")
-    if partitions is None:
-        partitions = max(n // 4096, 1)
+    partitions = max(n // 4096, 1) if partitions is None else partitions
     if subvectors is None:
         subvectors = next(m for m in range(1, D + 1) if D % m == 0 and 4 * m >= D)
-    check_integer("partitions", partitions, 1, n // _CENTRES, f"one for {_CENTRES} of the {n} rows")
+    check_integer("partitions", partitions, 1, n // _CENTRES, f"{n // _CENTRES}, one for {_CENTRES} of the {n} rows")
     if not isinstance(subvectors, int | np.integer) or subvectors < 1 or D % subvectors:
         raise ValueError(f"subvectors must be an integer that divides {D} dimensions, got {subvectors!r}")
     with _explained(folder):
         # Of L2-normalised rows, cosine orders as the inner product does. LanceDB's "dot" parts them worse.
-        config = IvfPq(
-            distance_type="cosine",
-            num_partitions=int(partitions),
-            num_sub_vectors=int(subvectors),
-            max_iterations=_ITERATIONS,
-        )
-        table.create_index("vector", config=config)
+        counts: dict[str, Any] = {"num_partitions": int(partitions), "num_sub_vectors": int(subvectors)}
+        table.create_index("vector", config=IvfPq(distance_type="cosine", max_iterations=_ITERATIONS, **counts))
         # An index before this one, or half of one. (LanceDB's optimize would do it, and join small partitions.)
         kept = {index.index_uuid for index in table.list_indices()}
     for index in (Path(folder) / f"{_TABLE}.lance" / "_indices").iterdir():
@@ -120,21 +109,19 @@ def search(
 ) -> Neighbours:
     """Find the k rows of a table of largest inner product with each of `queries` (Q, D), as `knn.search` would.
 
-    With `exact`, they are what `knn.search` finds. Otherwise the index is asked: of the `probes` partitions nearest to
-    a query, the k·`refine` rows of the nearest codes are measured again, and the k best of these are given. More of
-    both find more and take longer. Similarities are true inner products either way, summed in float64 and rounded to
-    float32; ties come in row order; indices are the rows of the descriptors written.
-    Ask many queries at once: the exact search reads the table once for all of them. Measured on a million clustered
-    rows of 128 dimensions, k 50: the defaults found 0.975 of the exact neighbours, 8 probes and refine 4 found 0.84;
-    one query was answered some 30 times sooner than exactly, a thousand at once no sooner.
-    Raises FileNotFoundError where there is no table; ValueError where there is no index, for NaN, infinite or zero
-    queries, other D, k outside 1..N, and probes or refine below 1; OSError where LanceDB can't read.
+    With `exact`, they are what `knn.search` finds, and the table is read once for all queries. Otherwise the index is
+    asked: of the `probes` partitions nearest to a query, the k·`refine` rows of the nearest codes are measured again,
+    and the k best of these are given. On a million clustered rows of 128 dimensions, k 50, the defaults found 0.975 of
+    the exact neighbours; one query was answered 30 times sooner than exactly, a thousand at once no sooner.
+    Similarities are true inner products, summed in float64 and rounded to float32; ties come in row order; indices are
+    the rows of the descriptors written. Raises FileNotFoundError for no table; ValueError for no index, NaN, infinite
+    or zero queries, other D, k outside 1..N, and probes or refine below 1; OSError where LanceDB can't read.
     """
     table, n, D = _open(folder)
     queries = as_rows(queries, "query descriptors")
     if queries.shape[1] != D:
         raise ValueError(f"queries have {queries.shape[1]} dimensions, the table {D}: describe both alike")
-    check_integer("k", k, 1, n, "the rows of the table")
+    check_integer("k", k, 1, n, f"{n}, the rows of the table")
     check_integer("probes", probes, 1)
     check_integer("refine", refine, 1)
     with _explained(folder):
@@ -151,28 +138,24 @@ def search(
 def recall(found: Neighbours, exact: Neighbours) -> float:
     """The share of the exact k nearest that were found, 0 to 1, a mean over queries; both of one shape (Q, k).
 
-    A row as similar as the exact k-th counts: which of equal rows is among the k is only a matter of order.
-    Raises ValueError for other shapes.
+    A row as similar as the exact k-th counts, whichever of equal rows it is. Raises ValueError for other shapes.
     """
     if found.indices.shape != exact.indices.shape:
-        raise ValueError(
-            f"found is {found.indices.shape}, exact {exact.indices.shape}: search both for the same queries and k"
-        )
+        shapes = f"found is {found.indices.shape}, exact {exact.indices.shape}"
+        raise ValueError(f"{shapes}: search both for the same queries and k")
     return float((found.similarities >= exact.similarities[:, -1:]).mean())
 
 
 def _scan(table: Table, queries: NDArray[np.float32], k: int) -> Neighbours:
     """The k nearest of every row: each block's own k nearest, and the best of these."""
     similarities, indices = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-    step = max(_MEMORY // (4 * queries.shape[1]), 1)
-    for start in range(0, table.count_rows(), step):
+    for block in slices(table.count_rows(), _MEMORY // (4 * queries.shape[1])):
+        start, step = block.start, block.stop - block.start
         read = table.search().select(["row", "vector"]).offset(start).limit(step).to_arrow()
         near = knn.search(_vectors(read, np.arange(start, start + len(read))), queries, min(k, len(read)))
-        similarities = np.hstack([similarities, near.similarities])
-        indices = np.hstack([indices, near.indices + start])
-        best = np.argsort(-similarities, axis=1, kind="stable")[:, :k]  # stable: of equal ones, earlier rows first
-        similarities = np.take_along_axis(similarities, best, axis=1)
-        indices = np.take_along_axis(indices, best, axis=1)
+        both = np.hstack([similarities, near.similarities]), np.hstack([indices, near.indices + start])
+        best = np.argsort(-both[0], axis=1, kind="stable")[:, :k]  # stable: of equal ones, earlier rows first
+        similarities, indices = (np.take_along_axis(part, best, axis=1) for part in both)
     return Neighbours(similarities, indices)
 
 
@@ -201,8 +184,7 @@ def _candidates(
     """The rows of nearest codes among the partitions probed: which query each is for, and its number; both (C,)."""
     # LanceDB's own refine_factor reads the vectors for one query after the other, which takes several times longer.
     asking: Any = table.search(queries)
-    asking = asking.distance_type("cosine").nprobes(probes).limit(wanted)
-    found = asking.select(["row", "_distance"]).to_arrow()
+    found = asking.distance_type("cosine").nprobes(probes).limit(wanted).select(["row", "_distance"]).to_arrow()
     alone = len(queries) == 1  # then LanceDB doesn't number it
     asked = np.zeros(len(found)) if alone else found["query_index"].to_numpy()
     return asked.astype(np.int64), found["row"].to_numpy()
@@ -239,10 +221,9 @@ def _replacing(folder: Path) -> Iterator[Path]:
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
-        for path in unfinished.rglob("*"):
-            if path.is_file():
-                with path.open("r+b") as file:
-                    os.fsync(file.fileno())
+        for path in filter(Path.is_file, unfinished.rglob("*")):
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)

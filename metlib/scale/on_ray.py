@@ -1,11 +1,8 @@
 """Extraction on Ray Data: a cluster's workers describe, the driver writes the very shards of `metlib.extract`.
 
-A row of the dataset is a shard: a worker reads its images and describes them as `metlib.extract` would. Ray starts a
-worker that was killed again and gives it the same shard. Ray's own `read_images` isn't used: it ignores the EXIF
-orientation and reads 16-bit grey in another way, which would be other descriptors.
-
-From a shell: `metlib extract MUSEUM BACKBONE --ray --workers 8 --gpus 1 --address auto`. Every node needs
-metlib, of the same version, and the images: in a folder that all nodes share, or at an address that Ray reads.
+A worker that was killed is started again with the same shard. Ray's own `read_images` isn't used: it ignores the EXIF
+orientation and reads 16-bit grey otherwise. From a shell: `metlib extract MUSEUM BACKBONE --ray --workers 8 --gpus 1
+--address auto`. Every node needs the same metlib, and the images: in a folder that all share, or where Ray reads them.
 """
 
 import copy
@@ -65,16 +62,14 @@ def extract(
 ) -> Path:
     """Describe every image of a split on Ray and give the path of `descriptors.npy`, in the folder `out`.
 
-    The contract is that of `metlib.extract.extract`: same descriptors, recipe and shards, so that either finishes what
-    the other began, and same errors. Up to `workers` processes describe, each with `cpus` cores (and four threads a
-    core that decode) or, where `gpus` isn't 0, with that many GPUs or that part of one.
-    `address` is that of a cluster, as `ray.init` takes it. Without one, a Ray that this process or machine already has
-    is used, else one is started here and ended afterwards.
-    `images` is the address of the images' root where that isn't the split's own, as Ray reads it: a folder, s3://...,
-    gs://..., or what fsspec knows. With `on_error="skip"`, an image that isn't there or is damaged is skipped; a file
-    system that doesn't answer raises RuntimeError all the same. In a finished folder, images elsewhere aren't compared.
-    Raises ValueError where no node of the cluster has those cores or GPUs, RuntimeError for a shard that ended its
-    worker three times, and where Ray itself fails.
+    Descriptors, recipe, shards and errors are those of `metlib.extract.extract`, so either finishes what the other
+    began. Up to `workers` processes describe, each with `cpus` cores (and four decoding threads a core) or, where
+    `gpus` isn't 0, with that many GPUs or that part of one. `address` is that of a cluster, as `ray.init` takes it.
+    Without one, a Ray that this process or machine has is used, else one is started and ended afterwards. `images` is
+    the address of the images' root where that isn't the split's own: a folder, s3://..., gs://..., or what fsspec
+    knows; a finished folder doesn't compare these. Raises ValueError where no node of the cluster has those cores or
+    GPUs; RuntimeError for a shard that ended its worker three times, for a file system that doesn't answer (even with
+    `on_error="skip"`), and where Ray itself fails.
     """
     local.check_options(on_error, batch_size=batch_size, shard_size=shard_size, workers=workers, cpus=cpus)
     if not gpus >= 0:
@@ -89,14 +84,11 @@ def extract(
     pending = dict(plan.pending())
     if not pending:
         return shards.join(plan, on_error)
-    device, travelling = "cuda" if gpus else "cpu", copy.deepcopy(embedder).cpu().eval()
-    options = scales, precision, channels_last, batch_size, on_error
-    worker = _Worker(split, travelling, device, 4 * cpus, *options)
+    options = "cuda" if gpus else "cpu", 4 * cpus, scales, precision, channels_last, batch_size, on_error
+    worker = _Worker(split, copy.deepcopy(embedder).cpu().eval(), *options)
     done = len(split) - sum(map(len, pending.values()))
-    with (
-        track(total=len(split), done=done, label=label) as bar,
-        closing(_describe_on_ray(worker, pending, workers, cpus, gpus, address)) as described,
-    ):
+    described = _describe_on_ray(worker, pending, workers, cpus, gpus, address)
+    with track(total=len(split), done=done, label=label) as bar, closing(described):
         for shard, array in described:
             shards.write_shard(plan, shard, array)
             bar.update(len(array))
@@ -104,12 +96,7 @@ def extract(
 
 
 def _describe_on_ray(
-    worker: "_Worker",
-    pending: Mapping[str, NDArray[np.int64]],
-    workers: int,
-    cpus: int,
-    gpus: float,
-    address: str | None,
+    worker: "_Worker", pending: dict[str, NDArray[np.int64]], workers: int, cpus: int, gpus: float, address: str | None
 ) -> Generator[tuple[str, NDArray[np.float32]]]:
     """Describe shards, given with their rows; they come in any order, each as (n, D)."""
     with _connected(address), ExitStack() as afterwards:
@@ -166,10 +153,8 @@ def _check_nodes(cpus: int, gpus: float) -> None:
     kind, wanted = ("GPU", gpus) if gpus else ("CPU", cpus)
     most = max((node.get(kind, 0) for node in nodes), default=0)
     if most < wanted:
-        raise ValueError(
-            f"a worker wants {wanted:g} {kind}, but the largest of the cluster's {len(nodes)} nodes has {most:g}: "
-            f"lower {kind.lower()}s, or add a node"
-        )
+        largest = f"the largest of the cluster's {len(nodes)} nodes has {most:g}"
+        raise ValueError(f"a worker wants {wanted:g} {kind}, but {largest}: lower {kind.lower()}s, or add a node")
 
 
 @dataclass(frozen=True)
@@ -230,8 +215,8 @@ class _WorkerOnRay:
             if ray.get(self.begun.begin.remote(row["shard"])) > _BEGINNINGS:
                 raise RuntimeError(
                     f"a worker was killed {_BEGINNINGS} times while it described the {len(row['rows'])} images of "
-                    f"shard {row['shard']}, the first {self.worker.split.file(row['rows'][0])}: where memory was "
-                    "short, lower batch_size or workers, or leave its largest images out of the split"
+                    f"shard {row['shard']}, the first {self.worker.split.file(row['rows'][0])}: where memory is short, "
+                    "lower batch_size or workers, or leave its largest images out of the split"
                 )
             return result | {"array": self.worker.describe(row["rows"]).tobytes()}
         except Exception as error:
@@ -318,7 +303,6 @@ def extract_museum(
     scales, precision = options.get("scales", local.SCALES), options.get("precision", "float32")
     folder = name_folder(museum, embedder, work_dir, scales, precision)
     outs = [split_folder(folder, split, name) for split, name in museum.splits()]
-    finished = all((out / DESCRIPTORS).exists() for out in outs)
-    with nullcontext() if finished else _connected(address):  # once for all three
+    with nullcontext() if all((out / DESCRIPTORS).exists() for out in outs) else _connected(address):  # once for all
         for (split, name), out in zip(museum.splits(), outs, strict=True):
             yield name, extract(split, embedder, out, label=name, address=address, **options)
