@@ -4,16 +4,13 @@ import math
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from metlib.common.files import replacing
 from metlib.common.vectors import as_rows
-
-if TYPE_CHECKING:
-    from metlib.descriptors.sets import Described
 
 OFFICIAL = {"database": "train_descriptors", "val": "val_descriptors", "test": "test_descriptors"}
 """What the authors' file calls the descriptors of each split."""
@@ -41,7 +38,7 @@ def read_official(path: str | Path) -> dict[str, NDArray[np.float32]]:
     return {key: np.array(values, dtype=np.float32, order="C") for key, values in arrays.items()}
 
 
-def write_official(path: str | Path, descriptors: "Described | Mapping[str, ArrayLike]") -> Path:
+def write_official(path: str | Path, descriptors: Any) -> Path:
     """Write the Met authors' `descriptors.pkl`, whole or not at all, and give its path.
 
     `descriptors` is a `Described`, or arrays (N, D) by name as `read_official` gives them; they are written as float32.
