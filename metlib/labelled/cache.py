@@ -1,9 +1,7 @@
 """Decoded images, kept on disk and mapped into memory: the second epoch reads pixels where the first decoded files.
 
-One flat file of bytes and a table of places. A memory map needs no library and no lock: threads and worker processes
-share one copy, and the system keeps in memory what is used and what there's space for, so the collection never has to
-fit. (HDF5, which the transfer study used, adds chunks to unpack, one lock for all threads, and files that must not be
-open across a fork.) Images are resized to one area, with their proportions kept.
+One flat file of bytes and a table of places: threads and worker processes share one memory map without a lock, and the
+collection never has to fit into memory. Images are resized to one area, with their proportions kept.
 """
 
 import hashlib
@@ -30,6 +28,7 @@ STEP = 32
 """Sides are multiples of this, a network's usual stride: so there are few shapes, and stacks of one shape are full."""
 
 _FORM = 1  # raise it when the same files give other bytes
+_THREADS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +63,11 @@ class Cache:
         return _open, (self.folder, self.side, list(self.rows))  # a worker maps the file; the bytes aren't sent to it
 
 
-def build(
-    split: Split, work_dir: str | Path, side: int, *, sources: Sequence[str] | None = None, workers: int = 4
-) -> Cache:
+def build(split: Split, work_dir: str | Path, side: int, *, sources: Sequence[str] | None = None) -> Cache:
     """Decode the images of a split once, into a folder under `work_dir`, or open what is there.
 
-    `side` is the square root of the area, in pixels, that images are resized to. The folder's name is a hash of path,
-    size and date of each file, so a changed image is decoded again. `sources` (N,) are the lines that list the images,
-    for the error that names one that can't be read. Few images at a time are in memory. Several processes may ask at
-    once: one decodes, the others wait.
+    `side` is the square root of the images' area in pixels. Files of another size or date are decoded again; of several
+    processes one decodes, the others wait. `sources` (N,) are the lines that list the images, for errors.
     Raises ValueError for a side below 32 or a split without images, OSError for an image that can't be read.
     """
     check_integer("side", side, STEP)
@@ -80,11 +75,11 @@ def build(
         raise ValueError(f"the split of {split.root} has no images: nothing to decode")
     files = [split.file(i) for i in range(len(split))]
     listing = "\n".join([str(_FORM), str(split.root.resolve()), *map(_state, split.paths, files)])
-    folder = Path(work_dir) / "pixels" / f"{side}-{hashlib.sha256(listing.encode()).hexdigest()[:12]}"
+    folder = Path(work_dir, "pixels", f"{side}-{hashlib.sha256(listing.encode()).hexdigest()[:12]}")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         if not (folder / "places.npy").exists():
-            _decode(files, folder, side, workers, sources)
+            _decode(files, folder, side, sources)
     return _open(folder, side, [str(file) for file in files])
 
 
@@ -104,7 +99,7 @@ def _state(path: str, file: Path) -> str:
         return path  # reading it raises the error
 
 
-def _decode(files: Sequence[Path], folder: Path, side: int, workers: int, sources: Sequence[str] | None) -> None:
+def _decode(files: Sequence[Path], folder: Path, side: int, sources: Sequence[str] | None) -> None:
     """Write all pixels one after another, then the table of places: where a table is, the pixels are whole."""
 
     def read(path: Path) -> NDArray[np.uint8]:
@@ -113,12 +108,9 @@ def _decode(files: Sequence[Path], folder: Path, side: int, workers: int, source
 
     places: list[tuple[int, ...]] = []
     start, digest = 0, hashlib.sha256()
-    with (
-        replacing(folder / "pixels.bin") as out,
-        ThreadPoolExecutor(workers) as pool,
-        track(total=len(files), label="decoding") as bar,
-    ):
-        for pixels in decode_ahead(files, pool, 4 * workers, read):
+    bar = track(total=len(files), label="decoding")
+    with replacing(folder / "pixels.bin") as out, ThreadPoolExecutor(_THREADS) as pool, bar:
+        for pixels in decode_ahead(files, pool, 4 * _THREADS, read):
             if isinstance(pixels, OSError):
                 where = f" ({sources[len(places)]})" if sources is not None else ""
                 raise OSError(f"can't read an image: {pixels}{where}. Replace it, or leave its row out") from pixels

@@ -62,10 +62,8 @@ class Labelled:
             raise BadLabels(f"{self.name}: unknown split {strange[0]!r}, expected {', '.join(SPLITS)}, or nothing")
         classes = {attribute: tuple(names) for attribute, names in self.classes.items()}
         if not classes or classes.keys() != labels.keys():
-            raise BadLabels(
-                f"{self.name}: labels for {', '.join(labels) or 'no attribute'} but classes for "
-                f"{', '.join(classes) or 'none'}: each attribute needs both"
-            )
+            found = f"labels for {', '.join(labels) or 'no attribute'} but classes for {', '.join(classes) or 'none'}"
+            raise BadLabels(f"{self.name}: {found}: each attribute needs both")
         for attribute, names in classes.items():
             if twin := _find_twin(names):
                 raise BadLabels(f"{self.name}, {attribute}: class {twin!r} stands there twice")
@@ -81,20 +79,16 @@ class Labelled:
 
     def _check_labels(self, attribute: str, names: Sequence[str], labels: NDArray[Any], sources: NDArray[Any]) -> None:
         """Raise BadLabels for labels (N,) that have no class, and unless two classes have images."""
-        wrong = np.flatnonzero((labels < UNKNOWN) | (labels >= len(names)))
-        if len(wrong):
-            raise BadLabels(
-                f"{self.name}, {attribute}: label {labels[wrong[0]]} ({sources[wrong[0]]}), expected 0 to "
-                f"{len(names) - 1}, or {UNKNOWN} where there is none"
-            )
+        if len(wrong := np.flatnonzero((labels < UNKNOWN) | (labels >= len(names)))):
+            found = f"label {labels[wrong[0]]} ({sources[wrong[0]]})"
+            raise BadLabels(f"{self.name}, {attribute}: {found}, expected 0 to {len(names) - 1}, or {UNKNOWN} for none")
         known = np.flatnonzero(labels != UNKNOWN)
         if len(np.unique(labels[known])) > 1:
             return
-        if not len(known):
-            reason = "no image has a label"
-        elif len(known) == 1:
+        reason = "no image has a label"
+        if len(known) == 1:
             reason = f"a single labelled image ({sources[known[0]]}), nothing to learn from"
-        else:
+        elif len(known):
             reason = f"one class only ({names[labels[known[0]]]!r}, first {sources[known[0]]}), nothing to tell apart"
         raise BadLabels(f"{self.name}, {attribute}: {reason}; leave it out with attributes= or select()")
 
@@ -142,11 +136,8 @@ class Labelled:
     def take(self, rows: ArrayLike) -> Self:
         """The collection of these rows only (indices, or a mask (N,)); classes stay, also those without images."""
         chosen = np.arange(len(self))[rows]  # type: ignore[index]
-        return replace(
-            self,
-            **{name: getattr(self, name)[chosen] for name in ("paths", "splits", "groups", "sources")},
-            labels={attribute: labels[chosen] for attribute, labels in self.labels.items()},
-        )
+        columns: Any = {name: getattr(self, name)[chosen] for name in ("paths", "splits", "groups", "sources")}
+        return replace(self, labels={name: labels[chosen] for name, labels in self.labels.items()}, **columns)
 
     def select(self, *attributes: str) -> Self:
         """The collection with these attributes only, without the images that then have no label at all."""

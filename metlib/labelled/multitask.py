@@ -1,8 +1,7 @@
 """Many labels, one trunk: a linear head for each attribute on the descriptor of one network.
 
 The loss is the sum over attributes of the cross-entropy with label smoothing; an image without a label for an
-attribute counts for the others. One attribute is the ordinary classifier, so all regimes of `transfer` but the probe
-are this method: with the trunk frozen, fine-tuned or from scratch.
+attribute counts for the others. All regimes of `transfer` but the probe are this method.
 """
 
 import zipfile
@@ -69,18 +68,14 @@ def heads_file(checkpoint: str | Path) -> Path:
     return Path(checkpoint).with_suffix(".heads.npz")
 
 
-def save_heads(heads: Heads, path: str | Path) -> Path:
+def save_heads(heads: Heads, path: str | Path) -> None:
     """Write heads as one npz file of arrays."""
     arrays: dict[str, Any] = {"attributes": np.array(list(heads.classes))}
     for i, (name, classes) in enumerate(heads.classes.items()):
-        arrays |= {
-            f"weight_{i}": heads.weights[name],
-            f"bias_{i}": heads.biases[name],
-            f"classes_{i}": np.array(classes),
-        }
+        head = {"weight": heads.weights[name], "bias": heads.biases[name], "classes": np.array(classes)}
+        arrays |= {f"{part}_{i}": values for part, values in head.items()}
     with replacing(path) as file:
         np.savez(file, **arrays)
-    return Path(path)
 
 
 def load_heads(checkpoint: str | Path) -> Heads:
@@ -176,23 +171,17 @@ def _labels_of(collection: Labelled, split: str) -> NDArray[np.int64]:
 def as_museum(collection: Labelled) -> Museum:
     """Give a labelled collection as the training loop reads it: train is the database, labels are row numbers.
 
-    Raises ValueError for a collection without train, val or test, and for an attribute that one of them has no label
-    of, or train a single class.
+    Raises ValueError without train, val or test, and for an attribute without a label in one, or of one class in train.
     """
     for name in SPLITS:
         if not len(collection.rows(name)):
-            raise ValueError(
-                f"{collection.name} has no {name} images: make splits with labelled.stratify, or take a share of "
-                "another split with labelled.hold_out"
-            )
+            raise ValueError(f"{collection.name} has no {name} images: make splits with stratify() or hold_out()")
     for attribute, labels in collection.labels.items():
         counts = {name: len({*labels[collection.rows(name)].tolist()} - {UNKNOWN}) for name in SPLITS}
         if counts["train"] < 2 or not counts["val"] or not counts["test"]:
-            listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
-            raise ValueError(
-                f"{collection.name}, {attribute}: classes with images: {listed}; expected two in train and one in val "
-                f"and test: make splits with labelled.stratify(by={attribute!r}), or leave it out with select()"
-            )
+            found = ", ".join(f"{count} in {name}" for name, count in counts.items())
+            way_out = "expected 2, 1 and 1 at least: split by it with stratify(), or leave it out with select()"
+            raise ValueError(f"{collection.name}, {attribute}: classes with images: {found}; {way_out}")
     train, val, test = map(collection.split, SPLITS)
     return Museum(train, val, test, collection.root, collection.name)
 
@@ -206,10 +195,7 @@ def describe_collection(
     split: str | None = None,
     scales: Sequence[float] = (1,),
 ) -> NDArray[np.float32]:
-    """Describe a collection's images, of one split or all, in its order, or read what is finished.
-
-    `reader` gives pixels (`cache.build`). Gives (n, D) float32, L2-normalised.
-    """
+    """Describe the images of one split or all, or read what is finished: (n, D) float32, L2-normalised rows."""
     images = collection.images if split is None else collection.split(split)
     return describe_split(images, embedder, work_dir, reader, label=split or collection.name, scales=scales)
 
@@ -229,18 +215,15 @@ def train(
     `reader` gives pixels (`cache.build`); without it files are decoded again each epoch, at their native size. With
     `frozen` the heads alone learn. The best epoch is that of the largest mean val accuracy over attributes; its heads
     lie beside the checkpoint (`load_heads`), and the history has `val_loss` and each attribute's accuracy. Test images
-    are never read; `transfer.run_regime` checks that they weren't learned under another name, this function doesn't.
-    Raises ValueError for a collection without splits, a smoothing outside [0, 1), a batch computed in parts where
-    labels are missing (each part would weigh its own), and as `loop.fit` does.
+    are never read; that they weren't learned under another name, `transfer.check_shared` checks.
+    Raises ValueError for a smoothing outside [0, 1), a batch in parts where labels are missing, and as `fit` does.
     """
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be from 0 to below 1, got {smoothing!r}")
     settings = settings or Settings()
     if settings.accumulate > 1 and (_labels_of(collection, "train") == UNKNOWN).any():
-        raise ValueError(
-            f"accumulate {settings.accumulate}: {collection.name} lacks labels, and their mean needs the whole batch; "
-            "ask for a smaller batch instead"
-        )
+        reason = "lacks labels, and their mean needs the whole batch; ask for a smaller batch instead"
+        raise ValueError(f"accumulate {settings.accumulate}: {collection.name} {reason}")
     title = "-".join(collection.attributes)
     title = title if len(title) <= 60 else f"{len(collection.attributes)}-attributes"  # a file's name has a limit
     about = _about(collection, frozen, smoothing) | {"title": title}
@@ -253,15 +236,10 @@ def name_run(
 ) -> str:
     """Name a folder for a run of `train`, so that the same run finds it again."""
     about, regime = short_hash(_about(collection, frozen, smoothing)), "frozen" if frozen else "trained"
-    # Names of choices are hashed with their values: with another one than `told`, finished runs would be repeated.
+    # The names of choices are hashed too: with another than `told`, finished runs would be repeated.
     return name_run_of(as_museum(collection), embedder, settings, method="multitask", regime=regime, told=about)
 
 
 def _about(collection: Labelled, frozen: bool, smoothing: float) -> dict[str, Any]:
-    return {
-        "method": "multitask",
-        "attributes": list(collection.attributes),
-        "labels": collection.sha256[:8],
-        "frozen": frozen,
-        "smoothing": smoothing,
-    }
+    labels = {"attributes": list(collection.attributes), "labels": collection.sha256[:8]}
+    return {"method": "multitask", **labels, "frozen": frozen, "smoothing": smoothing}

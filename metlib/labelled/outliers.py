@@ -1,8 +1,7 @@
 """Outliers: scores of how far a row lies from what was learned, and how well they find planted ones.
 
 Every score is (N,) float64, and larger means more outlying. Without labels, a score finds rows that belong to no class;
-with the labels that rows carry, those whose label may be wrong. Planted outliers, whose place is known, measure a score
-before it is trusted on a collection's own.
+with the labels that rows carry, those whose label may be wrong.
 """
 
 from collections.abc import Mapping
@@ -17,15 +16,15 @@ from metlib.common.checks import UNKNOWN, check_integer
 from metlib.common.vectors import as_rows, slices, unit
 from metlib.knn import search
 
+Scores = NDArray[np.float64]
+Labels = ArrayLike | None
 _NUMBERS = 2**22  # similarities at a time: in float64, 32 MiB
 
 
-def max_softmax(logits: ArrayLike, labels: ArrayLike | None = None) -> NDArray[np.float64]:
+def max_softmax(logits: ArrayLike, labels: Labels = None) -> Scores:
     """Score rows by -log p of their most probable class, or of the `labels` (N,) that they carry; logits (N, C).
 
-    It orders rows as 1 - p does, without its ties: 1 - p is exactly 0 from p = 1 - 1e-16 on, and exactly 1 below
-    p = 1e-16. Here -log p = log(1 + sum of exp(z_c - z) over the other classes), every term of which is positive, so
-    rows stay apart while their logits lead by less than about 700.
+    It orders rows as 1 - p does, without its ties: rows stay apart while their logits lead by less than about 700.
     Raises ValueError for logits that are not finite or of less than two classes, and labels that are no column.
     Source: Hendrycks and Gimpel, ICLR 2017; with labels the self-confidence of Northcutt et al., JAIR 2021.
     """
@@ -39,7 +38,7 @@ def max_softmax(logits: ArrayLike, labels: ArrayLike | None = None) -> NDArray[n
     return np.logaddexp(0, logsumexp(behind, axis=1))
 
 
-def energy(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
+def energy(logits: ArrayLike, temperature: float = 1.0) -> Scores:
     """Score rows by their free energy -T log sum exp(z / T), of logits (N, C).
 
     Raises ValueError for a temperature that isn't positive, and logits as for `max_softmax`.
@@ -50,9 +49,7 @@ def energy(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     return -temperature * logsumexp(_as_logits(logits) / temperature, axis=1)
 
 
-def mean_distance(
-    train: ArrayLike, train_labels: ArrayLike, descriptors: ArrayLike, labels: ArrayLike | None = None
-) -> NDArray[np.float64]:
+def mean_distance(train: ArrayLike, train_labels: ArrayLike, descriptors: ArrayLike, labels: Labels = None) -> Scores:
     """Score rows by cosine distance, 0 to 2, to the nearest class mean, or to the mean of the label they carry.
 
     `train` (M, D) with `train_labels` (M,), `descriptors` (N, D) with `labels` (N,): rows are L2-normalised, and so are
@@ -77,8 +74,8 @@ def mean_distance(
 
 
 def knn_distance(
-    train: ArrayLike, train_labels: ArrayLike, descriptors: ArrayLike, k: int = 5, labels: ArrayLike | None = None
-) -> NDArray[np.float64]:
+    train: ArrayLike, train_labels: ArrayLike, descriptors: ArrayLike, k: int = 5, labels: Labels = None
+) -> Scores:
     """Score rows by 1 - similarity of their k-th nearest in `train`, or of the k-th nearest of the label they carry.
 
     Arguments as for `mean_distance`. A class of fewer than k rows answers with the farthest it has. A row that is in
@@ -98,12 +95,8 @@ def knn_distance(
 
 
 def score_all(
-    logits: ArrayLike,
-    train: ArrayLike,
-    train_labels: ArrayLike,
-    descriptors: ArrayLike,
-    labels: ArrayLike | None = None,
-) -> dict[str, NDArray[np.float64]]:
+    logits: ArrayLike, train: ArrayLike, train_labels: ArrayLike, descriptors: ArrayLike, labels: Labels = None
+) -> dict[str, Scores]:
     """Score images (N,) by all four ways, by name; arguments and errors as for each.
 
     `logits` (N, C) and `descriptors` (N, D) are of the same images. Energy never sees `labels`.
@@ -152,19 +145,15 @@ def compare(scores: Mapping[str, ArrayLike], planted: ArrayLike, *, draws: int =
     """
     hidden = np.asarray(planted)
     if hidden.ndim != 1 or hidden.dtype != bool or not hidden.any() or hidden.all():
-        raise ValueError(
-            f"planted must be (N,) bool with some rows True and some False, got {hidden.dtype} of shape "
-            f"{hidden.shape} with {np.count_nonzero(hidden)} True"
-        )
+        got = f"{hidden.dtype} of shape {hidden.shape} with {np.count_nonzero(hidden)} True"
+        raise ValueError(f"planted must be (N,) bool with some rows True and some False, got {got}")
     if not scores or draws < 1:
         raise ValueError(f"{len(scores)} scores and {draws} draws: need one of each at least")
     given = {name: np.asarray(score, dtype=np.float64) for name, score in scores.items()}
     for name, score in given.items():
         if score.shape != hidden.shape or not np.isfinite(score).all():
-            raise ValueError(
-                f"score {name!r} must be ({len(hidden)},) finite numbers, got shape {score.shape} with "
-                f"{np.count_nonzero(~np.isfinite(score))} NaN or infinite"
-            )
+            got = f"shape {score.shape} with {np.count_nonzero(~np.isfinite(score))} NaN or infinite"
+            raise ValueError(f"score {name!r} must be ({len(hidden)},) finite numbers, got {got}")
     # Every score as its places among its distinct values: AUROC asks for no more.
     places = {name: np.unique(score, return_inverse=True)[1] for name, score in given.items()}
     rng = np.random.default_rng(seed)
@@ -177,17 +166,10 @@ def compare(scores: Mapping[str, ArrayLike], planted: ArrayLike, *, draws: int =
     found = []
     for name, score in given.items():
         lower, upper = np.quantile(samples[name], (0.025, 0.975)).tolist()
-        found.append(
-            {
-                "score": name,
-                "auroc": _auroc(places[name][high], places[name][low]),
-                "auroc_low": lower,
-                "auroc_high": upper,
-                "average_precision": float(average_precision_score(hidden, score)),
-                "fpr95": _fpr95(score[high], score[low]),
-                "found": _found(score, hidden),
-            }
-        )
+        auroc = _auroc(places[name][high], places[name][low])
+        row = {"score": name, "auroc": auroc, "auroc_low": lower, "auroc_high": upper}
+        row |= {"average_precision": float(average_precision_score(hidden, score))}
+        found.append(row | {"fpr95": _fpr95(score[high], score[low]), "found": _found(score, hidden)})
     return pd.DataFrame(found).set_index("score")
 
 
@@ -228,7 +210,7 @@ def _found(score: NDArray[np.float64], planted: NDArray[np.bool_]) -> float:
 
 
 def _check_rows(
-    train: ArrayLike, train_labels: ArrayLike, descriptors: ArrayLike, labels: ArrayLike | None
+    train: ArrayLike, train_labels: ArrayLike, descriptors: ArrayLike, labels: Labels
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
     """L2-normalised `train` and `descriptors`, the classes (C,), and the rows' places in these, (M,) and (N,)."""
     known, rows = unit(as_rows(train, "train")), unit(as_rows(descriptors))
@@ -238,10 +220,8 @@ def _check_rows(
     if labels is None:
         return known, rows, classes, of_train, None
     given = _as_labels(labels, len(rows), "labels")
-    if len(strange := given[~np.isin(given, classes)]):
-        raise ValueError(
-            f"label {strange[0]} is that of no row of train: leave such rows out ({len(strange)} have one)"
-        )
+    if len(other := given[~np.isin(given, classes)]):
+        raise ValueError(f"label {other[0]} is that of no row of train: leave such rows out ({len(other)} have one)")
     return known, rows, classes, of_train, np.searchsorted(classes, given)
 
 

@@ -1,8 +1,7 @@
 """Labelled collections read: four formats of files, and the images that they list.
 
-The formats are ArtGAN's WikiArt CSVs (Tan et al., IEEE TIP 28(1), 2019), a `metadata.csv` as for the Rijksmuseum's
-data, the National Gallery of Art's open data, and a museum painted by `metlib.synthetic`. The collection's `notes` list
-what reading corrected or left out; what it can't correct is a BadLabels that names file and line.
+Sources: Tan et al., IEEE TIP 28(1), 2019, for ArtGAN's CSVs of WikiArt; the Rijksmuseum; the National Gallery of Art.
+A collection's `notes` list what reading corrected or left out; what it can't correct is a BadLabels with file and line.
 """
 
 import difflib
@@ -11,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,9 @@ from metlib.common.checks import UNKNOWN
 from metlib.labelled import tables
 from metlib.labelled.collections import SPLITS, BadLabels, Labelled, few, noted
 from metlib.labelled.splits import stratify
+
+Names = Sequence[str] | None  # the attributes asked for, or None for all
+Classes = Mapping[str, Collection[str] | None]  # by attribute; None for all that the rows have, sorted
 
 
 @dataclass(frozen=True)
@@ -45,25 +46,19 @@ def read(root: str | Path, **options: Any) -> Labelled:
     for reader, patterns in _FORMATS.values():
         if all(any(root.glob(pattern)) for pattern in patterns):
             return reader(root, **options)
-    found = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
-    raise FileNotFoundError(
-        f"{root} is no labelled collection (found: {few(found) or 'nothing'}). Expected {'; or '.join(_FORMATS)}; "
-        "images lie under images/ or beside them"
-    )
+    found = few(sorted(path.name for path in root.iterdir())) if root.is_dir() else ""
+    expected = f"{'; or '.join(_FORMATS)}; images lie under images/ or beside them"
+    raise FileNotFoundError(f"{root} is no labelled collection (found: {found or 'nothing'}). Expected {expected}")
 
 
-def read_artgan(
-    root: str | Path, *, attributes: Sequence[str] | None = None, least: int = 1, on_missing: str = "raise"
-) -> Labelled:
+def read_artgan(root: str | Path, *, attributes: Names = None, least: int = 1, on_missing: str = "raise") -> Labelled:
     """Read ArtGAN's CSVs: `<attribute>_{train,val,test}.csv` and `<attribute>_class.txt`.
 
     Lines are `path,class_index` (or `path,,class_index`, perhaps below a header), and `0 name` in the class file.
-    ArtGAN split each attribute by itself, so an image may be trained on for one and judged for another. Here an image
-    has one split: test wins over val, val over train, and each pair of files that disagrees is noted.
-    `attributes` chooses some (the splits of all count); classes of fewer than `least` images are left out (0 keeps the
-    class file's numbers); rows without their image are an error, or with `on_missing` "skip" left out.
-    Raises FileNotFoundError for missing files and images, BadLabels for lines that can't be read, indices beyond the
-    class file, one image with two classes, and as Labelled does.
+    ArtGAN split each attribute by itself; here an image has one split: test wins over val, val over train, and each
+    pair of files that disagrees is noted. `attributes` chooses some (the splits of all count); classes of fewer than
+    `least` images are left out (0 keeps the class file's numbers), and with `on_missing` "skip" rows without an image.
+    Raises FileNotFoundError for missing files and images, BadLabels for bad lines and images with two classes.
     """
     root = Path(root)
     files = {(file.stem.rpartition("_")[0], split): file for split in SPLITS for file in root.glob(f"*_{split}.csv")}
@@ -73,7 +68,7 @@ def read_artgan(
     classes = {attribute: tables.read_classes(root / f"{attribute}_class.txt") for attribute in chosen}
     found: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)  # path -> attribute -> class, source
     listed: dict[tuple[str, str], dict[str, str]] = {}  # attribute, split -> path -> source
-    for attribute, split in sorted(files, key=itemgetter(0)):
+    for attribute, split in sorted(files, key=lambda file: file[0]):
         own, twice = listed.setdefault((attribute, split), {}), []
         for source, path, index in _read_pairs(files[attribute, split]):
             first = own.setdefault(path, source)
@@ -91,8 +86,7 @@ def read_artgan(
         notes += noted(twice, f"lines of {files[attribute, split].name} repeat an image with its class")
     best: dict[str, tuple[str, str]] = {}  # path -> split, source
     for (_, split), own in sorted(listed.items(), key=lambda item: -SPLITS.index(item[0][1])):
-        for path, source in own.items():
-            best.setdefault(path, (split, source))
+        best = {path: (split, source) for path, source in own.items()} | best
     notes += _disagreements(listed, best)
     rows = []
     for path, of_path in found.items():
@@ -114,26 +108,20 @@ def _read_pairs(path: Path) -> Iterator[tuple[str, str, int]]:
         if not tables.NUMBER.fullmatch(index):
             raise BadLabels(f"{source}: the class index must be an integer of 0 or more, got {index[:80]!r}")
         if dataset.leaves_root(image):
-            raise BadLabels(
-                f"{source}: path {image[:80]!r} leaves the image root or isn't plain; expected a relative path with "
-                "forward slashes, such as Cubism/1.jpg"
-            )
+            problem = f"path {image[:80]!r} leaves the image root or isn't plain"
+            raise BadLabels(f"{source}: {problem}; expected a relative path with slashes, such as Cubism/1.jpg")
         yield source, image, int(index)
 
 
-def _disagreements(
-    listed: Mapping[tuple[str, str], Mapping[str, str]], best: Mapping[str, tuple[str, str]]
-) -> Iterator[str]:
+def _disagreements(listed: dict[tuple[str, str], dict[str, str]], best: dict[str, tuple[str, str]]) -> Iterator[str]:
     """A note for each pair of files, of which one trains on (or validates with) what the other judges."""
-    for (judged, other), (trained, lower) in permutations(listed, 2):
-        both = [path for path in listed[judged, other] if path in listed[trained, lower]]
-        if both and SPLITS.index(other) > SPLITS.index(lower):
+    for ((judged, higher), own), ((trained, lower), others) in permutations(listed.items(), 2):
+        both = [path for path in own if path in others]
+        if both and SPLITS.index(higher) > SPLITS.index(lower):
+            what = f"{len(both):,} of {len(own):,} images of {judged}-{higher} are in {trained}-{lower}"
+            first = f"first {both[0]}, {own[both[0]]} and {others[both[0]]}"
             ends = " or ".join(sorted({best[path][0] for path in both}))
-            yield (
-                f"{len(both):,} of {len(listed[judged, other]):,} images of {judged}-{other} are in {trained}-{lower} "
-                f"(first {both[0]}, {listed[judged, other][both[0]]} and {listed[trained, lower][both[0]]}): "
-                f"they count as {ends} for every attribute"
-            )
+            yield f"{what} ({first}): they count as {ends} for every attribute"
 
 
 def read_metadata(
@@ -142,17 +130,16 @@ def read_metadata(
     id_column: str = "ImageId",
     split_column: str = "split",
     *,
-    attributes: Sequence[str] | None = None,
+    attributes: Names = None,
     least: int = 1,
     on_missing: str = "raise",
 ) -> Labelled:
     """Read a table as the Rijksmuseum's data come in: `,ImageId,dc_creator,dc_type[,split]`, one row an image.
 
-    A row's image is the file whose stem (or name, or path) is its id, never the one at its position. All other named
-    columns are attributes, of stripped values; anonymous and unknown makers are UNKNOWN. Where a
-    `<column>_class.txt` lies beside the table, its classes are the only ones. Options as in `read_artgan`.
-    Raises FileNotFoundError for missing files and images, BadLabels for a damaged table, unknown splits, one id twice,
-    two files for one id, a label that isn't in the class file, and as Labelled does.
+    A row's image is the file whose stem (or name, or path) is its id. All other named columns are attributes;
+    anonymous and unknown makers are UNKNOWN. Where a `<column>_class.txt` lies beside the table, its classes are the
+    only ones. Options as in `read_artgan`.
+    Raises FileNotFoundError for missing files, BadLabels for damaged tables, unknown splits or classes, repeated ids.
     """
     root = Path(root)
     columns, table = tables.read_table(root / file, (id_column,))
@@ -160,10 +147,10 @@ def read_metadata(
         if "/" in name or dataset.leaves_root(name):
             raise BadLabels(f"{root / file}:1: column {name[:80]!r} is no plain name: rename it")
     there = [name for name in columns if name not in (id_column, split_column)]
-    classes: dict[str, dict[str, None] | None] = dict.fromkeys(tables.choose(attributes, there, root / file))
-    for name in classes:
-        if (root / f"{name}_class.txt").is_file():
-            classes[name] = dict.fromkeys(tables.read_classes(root / f"{name}_class.txt"))
+    lists = {name: root / f"{name}_class.txt" for name in tables.choose(attributes, there, root / file)}
+    classes = {
+        name: dict.fromkeys(tables.read_classes(path)) if path.is_file() else None for name, path in lists.items()
+    }
     notes = [] if split_column in columns else [f"{file} has no column {split_column!r}: make splits with stratify()"]
     files, rows = tables.files_by_id(root), []
     for source, cells in table:
@@ -171,30 +158,22 @@ def read_metadata(
         if split not in ("", *SPLITS):
             raise BadLabels(f"{source}: {split_column} {split[:80]!r}, expected {', '.join(SPLITS)}, or nothing")
         labels = {name: tables.known(cells[name]) for name in classes}
-        for name, allowed in classes.items():
-            if allowed and labels[name] and labels[name] not in allowed:
-                (nearest,) = difflib.get_close_matches(labels[name], allowed, 1, cutoff=0)
-                raise BadLabels(
-                    f"{source}: {name} {labels[name][:80]!r} isn't in {name}_class.txt; the nearest is {nearest!r}"
-                )
+        for name, label in labels.items():
+            if label and (allowed := classes[name]) and label not in allowed:
+                (nearest,) = difflib.get_close_matches(label, allowed, 1, cutoff=0)
+                raise BadLabels(f"{source}: {name} {label[:80]!r} isn't in {name}_class.txt; nearest is {nearest!r}")
         rows.append(_Row(tables.find_file(files, cells[id_column], source), source, labels, split))
     return _collect(root, rows, classes, notes, least, on_missing)
 
 
 def read_nga(
-    root: str | Path,
-    *,
-    attributes: Sequence[str] | None = ("classification", "attribution"),
-    least: int = 1,
-    on_missing: str = "skip",
+    root: str | Path, *, attributes: Names = ("classification", "attribution"), least: int = 1, on_missing: str = "skip"
 ) -> Labelled:
     """Read the National Gallery of Art's open data: `published_images.csv`, and labels from `objects.csv`.
 
     An image file is called `<uuid>.<suffix>`; views of one object share a group. The data have no splits: make them
-    with `stratify`. Most use a part of the images, so rows without one are left out. Options as in `read_artgan`; with
-    `attributes` None, all columns of `objects.csv` but its id.
-    Raises FileNotFoundError for missing files, BadLabels for damaged tables, one object or uuid twice, two files for
-    one uuid, and as Labelled does.
+    with `stratify`. Options as in `read_artgan`; with `attributes` None, all columns of `objects.csv` but its id.
+    Raises FileNotFoundError for missing files, BadLabels for damaged tables, and objects, uuids or files that repeat.
     """
     root = Path(root)
     columns, table = tables.read_table(root / "objects.csv", ("objectid",), attributes)
@@ -219,23 +198,18 @@ def read_nga(
 
 
 def read_museum(
-    root: str | Path,
-    *,
-    attributes: Sequence[str] | None = ("kind", "school", "palette"),
-    least: int = 1,
-    on_missing: str = "raise",
+    root: str | Path, *, attributes: Names = ("kind", "school", "palette"), least: int = 1, on_missing: str = "raise"
 ) -> Labelled:
     """Read the studio photographs of a museum painted by `metlib.synthetic`, with what is known of their exhibits.
 
     Photographs of one exhibit share a group. Splits are made here, by "school" where it is asked for, else by the first
     attribute: `stratify` with its defaults. Options as in `read_artgan`.
-    Raises as `dataset.load` does, and BadLabels for a damaged `attributes.json`, and as Labelled does.
+    Raises BadLabels for a damaged `attributes.json`, and as `dataset.load` does.
     """
     root = Path(root)
     database, file = dataset.load(root).database, root / "ground_truth" / "attributes.json"
-    text = tables.read_text(file)
     try:
-        lines = json.loads(text)
+        lines = json.loads(tables.read_text(file))
     except (ValueError, RecursionError) as error:
         raise BadLabels(f"{file} is damaged JSON ({error}): paint the museum again") from None
     if not isinstance(lines, list) or not lines or not all(isinstance(line, dict) for line in lines):
@@ -253,36 +227,25 @@ def read_museum(
         if label not in exhibits:
             raise BadLabels(f"MET_database.json, row {number}: exhibit {label} isn't in {file.name}")
         rows.append(_Row(path, f"MET_database.json, row {number}", exhibits[label], group=f"exhibit {label}"))
-    collection = _collect(root, rows, dict.fromkeys(chosen), [], least, on_missing, listed_only=True)
+    collection = _collect(root, rows, dict.fromkeys(chosen), [], least, on_missing, unlisted=False)
     return stratify(collection, "school" if "school" in chosen else chosen[0])
 
 
 _FORMATS: Mapping[str, tuple[Callable[..., Labelled], tuple[str, ...]]] = {
     "ArtGAN's <attribute>_class.txt with <attribute>_train.csv": (read_artgan, ("*_class.txt", "*_train.csv")),
-    "the National Gallery of Art's published_images.csv with objects.csv": (
-        read_nga,
-        ("published_images.csv", "objects.csv"),
-    ),
+    "the NGA's published_images.csv with objects.csv": (read_nga, ("published_images.csv", "objects.csv")),
     "a metadata.csv with a column ImageId": (read_metadata, ("metadata.csv",)),
     "a painted museum's ground_truth/attributes.json": (read_museum, ("ground_truth/attributes.json",)),
 }
 
 
 def _collect(
-    root: Path,
-    rows: Sequence[_Row],
-    classes: Mapping[str, Collection[str] | None],
-    notes: Sequence[str],
-    least: int,
-    on_missing: str,
-    *,
-    listed_only: bool = False,
+    root: Path, rows: list[_Row], classes: Classes, notes: list[str], least: int, on_missing: str, unlisted: bool = True
 ) -> Labelled:
-    """Make the collection of all rows whose images are there; classes None are whatever the rows have, sorted."""
+    """Make the collection of all rows whose images are there; `unlisted` notes images without a row."""
     if on_missing not in ("raise", "skip") or least < 0:
         raise ValueError(f"on_missing {on_missing!r}, least {least}: expected 'raise' or 'skip', and 0 or more")
     images, there = tables.find_images(root)
-    notes = list(notes)
     seen: dict[str, str] = {}
     for row in rows:
         if row.path in seen:
@@ -294,8 +257,7 @@ def _collect(
         if on_missing == "raise" or len(gone) == len(rows):
             raise FileNotFoundError(f"{what}. Fetch them, or leave such rows out with on_missing='skip'")
         notes.append(f"{what}; left out")
-    if not listed_only:
-        notes += noted(sorted(there - {*seen}), f"images in {images} have no row")
+    notes += noted(sorted(there - {*seen}) if unlisted else [], f"images in {images} have no row")
     rows = [row for row in rows if row.path in there]
     labels, kept = {}, {}
     for attribute, listed in classes.items():
@@ -312,15 +274,10 @@ def _collect(
         labels[attribute] = pd.Index(kept[attribute], dtype=object).get_indexer(values)  # of others -1: UNKNOWN
     labelled = np.any([values != UNKNOWN for values in labels.values()], axis=0)  # (n,)
     notes += noted([rows[i].source for i in np.flatnonzero(~labelled)], "images without any label left out")
+    labels = {attribute: values[labelled] for attribute, values in labels.items()}
     rows = [rows[i] for i in np.flatnonzero(labelled)]
-    return Labelled(
-        name=root.resolve().name,
-        root=images,
-        paths=np.array([row.path for row in rows], np.str_),
-        splits=np.array([row.split for row in rows], np.str_),
-        labels={attribute: values[labelled] for attribute, values in labels.items()},
-        classes=kept,
-        groups=pd.factorize(np.array([row.group or f"/{row.path}" for row in rows], object))[0],
-        sources=np.array([row.source for row in rows], np.str_),
-        notes=tuple(notes),
-    )
+    paths = np.array([row.path for row in rows], np.str_)
+    splits = np.array([row.split for row in rows], np.str_)
+    sources = np.array([row.source for row in rows], np.str_)
+    groups = pd.factorize(np.array([row.group or f"/{row.path}" for row in rows], object))[0]
+    return Labelled(root.resolve().name, images, paths, splits, labels, kept, groups, sources, tuple(notes))

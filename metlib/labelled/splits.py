@@ -1,7 +1,7 @@
 """Train, val and test of a labelled collection: made by class with works kept whole, and free of shared images."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -20,9 +20,8 @@ def stratify(collection: Labelled, by: str, shares: Mapping[str, float] = SHARES
     """Split a collection anew, class by class of attribute `by`, groups kept whole.
 
     `shares` maps splits to fractions that sum to 1. In each class a split's images differ from its share by less than
-    one group; where that leaves a choice, the split that lacks more images of all gets the group. A class of a single
-    group goes to train (or the first split there is) and is noted. Images UNKNOWN in `by` are split as one more class;
-    a group of several classes counts for the last. The same seed gives the same splits.
+    one group. A class of a single group goes to train (or the first split there is) and is noted. Images UNKNOWN in
+    `by` are split as one more class; a group of several classes counts for the last.
     Raises ValueError for an unknown attribute or split, and shares that aren't positive or don't sum to 1.
     """
     if {*shares} - {*SPLITS} or not all(share > 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-9:
@@ -36,30 +35,26 @@ def stratify(collection: Labelled, by: str, shares: Mapping[str, float] = SHARES
 def hold_out(
     collection: Labelled, by: str, split: str = "val", of: str = "train", share: float = 0.2, seed: int = 0
 ) -> Labelled:
-    """Move a share of one split into another, stratified as `stratify` does it; a class of a single group stays.
+    """Move a `share` of the images `of` train into val, as `stratify` splits them; a class of a single group stays.
 
-    For collections that come without val: `share` is the fraction of the images `of` train that become val.
     Raises ValueError for an unknown attribute or split, equal splits, a split without images, a share outside 0 to 1.
     """
     if split not in SPLITS or split == of or not 0 < share < 1:
         raise ValueError(f"split {split!r} of {of!r}, share {share}: expected two of {SPLITS}, and 0 < share < 1")
-    rows = collection.rows(of)
-    if not len(rows):
+    if not len(rows := collection.rows(of)):
         raise ValueError(f"{collection.name} has no images in {of or 'none'}: there is nothing to hold out")
     splits = collection.splits.copy()
     splits[rows], notes = _assign_groups(collection, by, rows, {of: 1 - share, split: share}, of, seed)
-    return collection.with_splits(
-        splits, f"{share:g} of {of} held out as {split}, stratified by {by} (seed {seed})", *notes
-    )
+    note = f"{share:g} of {of} held out as {split}, stratified by {by} (seed {seed})"
+    return collection.with_splits(splits, note, *notes)
 
 
 def prepare_splits(collection: Labelled, by: str | None = None, share: float = 0.15, seed: int = 0) -> Labelled:
     """Give a collection what a measurement needs: train, val and test, and no image in two of them.
 
-    A collection without splits is stratified by attribute `by` (by default the first). Of one that comes with train and
-    test, `share` of train becomes val. Where train and val are all there is, as in ArtGAN's, published scores are those
-    of val: it is called test, and a new val held out of train. Copies of judged images are left out of train. A note
-    records each step.
+    Without splits it is stratified by attribute `by` (default: the first). Of train and test alone, `share` of train
+    becomes val. Of train and val alone (ArtGAN's), published scores are those of val: it is called test, and a new val
+    held out of train. Copies of judged images are left out of train. Each step is noted.
     """
     by = collection.attributes[0] if by is None else by
     there = {name for name in SPLITS if len(collection.rows(name))}
@@ -108,13 +103,10 @@ def find_shared(collection: Labelled) -> pd.DataFrame:
     `path` is the copy that is judged, `other` the one that is trained on (or tuned on, where test has `path`).
     Only files of equal size are read. Raises OSError for a missing file.
     """
-    paths, splits = collection.paths.tolist(), collection.splits.tolist()
-    used = [row for row, split in enumerate(splits) if split]
-    found = []
-    for places in _same_bytes([(collection.file(row), splits[row]) for row in used]):
-        ranked = sorted((used[place] for place in places), key=lambda row: -SPLITS.index(splits[row]))
-        pairs = [(row, other) for row, other in combinations(ranked, 2) if splits[row] != splits[other]]
-        found += [(paths[row], splits[row], paths[other], splits[other]) for row, other in pairs]
+    paths, splits, found = collection.paths.tolist(), collection.splits.tolist(), []
+    for same in _same_bytes((split, row, collection.file(row)) for row, split in enumerate(splits) if split):
+        pairs = combinations(sorted(same, key=lambda one: -SPLITS.index(one[0])), 2)
+        found += [(paths[i], split, paths[j], other) for (split, i), (other, j) in pairs if split != other]
     return pd.DataFrame(found, columns=["path", "split", "other", "other_split"])
 
 
@@ -124,28 +116,25 @@ def find_learned(collection: Labelled, other: Labelled) -> pd.DataFrame:
     Raises OSError for a missing file.
     """
     judged = np.flatnonzero(np.isin(collection.splits, ("val", "test"))).tolist()
-    files = [(collection.file(row), "judged") for row in judged]
-    files += [(other.file(row), "other") for row in range(len(other))]
+    files = [("here", row, collection.file(row)) for row in judged]
+    files += [("there", row, other.file(row)) for row in range(len(other))]
     found = []
-    for places in _same_bytes(files):
-        here = [judged[place] for place in places if place < len(judged)]
-        there = [place - len(judged) for place in places if place >= len(judged)]
+    for same in _same_bytes(files):
+        here, there = ([row for side, row in same if side == name] for name in ("here", "there"))
         found += [(collection.paths[i], collection.splits[i], other.paths[j]) for i in here for j in there]
     return pd.DataFrame(found, columns=["path", "split", "other"])
 
 
-def _same_bytes(files: Sequence[tuple[Path, str]]) -> Iterator[list[int]]:
-    """Places of files of identical bytes, of at least two sides; only files of equal size are read."""
-    by_size: dict[int, list[int]] = defaultdict(list)
-    for place, (file, _) in enumerate(files):
-        by_size[file.stat().st_size].append(place)
-    for places in by_size.values():
-        if len({files[place][1] for place in places}) < 2:
-            continue
-        by_bytes: dict[str, list[int]] = defaultdict(list)
-        for place in places:
-            by_bytes[sha256(files[place][0])].append(place)
-        yield from (same for same in by_bytes.values() if len({files[place][1] for place in same}) > 1)
+def _same_bytes(files: Iterable[tuple[str, int, Path]]) -> Iterator[list[tuple[str, int]]]:
+    """Side and row of files of identical bytes, of at least two sides; only files of equal size are read."""
+    by_size: dict[int, list[tuple[str, int, Path]]] = defaultdict(list)
+    for side, row, file in files:
+        by_size[file.stat().st_size].append((side, row, file))
+    for alike in by_size.values():
+        by_bytes: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for side, row, file in alike if len({side for side, _, _ in alike}) > 1 else ():
+            by_bytes[sha256(file)].append((side, row))
+        yield from (same for same in by_bytes.values() if len({side for side, _ in same}) > 1)
 
 
 def drop_shared(collection: Labelled) -> Labelled:
@@ -154,9 +143,7 @@ def drop_shared(collection: Labelled) -> Labelled:
     if shared.empty:
         return collection
     first, left = shared.iloc[0], shared.other.nunique()
-    note = (
-        f"{left:,} images left out because the same bytes are judged: "
-        f"{first.other} ({first.other_split}) is {first.path} ({first.split}){' and so on' if left > 1 else ''}"
-    )
+    pair = f"{first.other} ({first.other_split}) is {first.path} ({first.split}){' and so on' if left > 1 else ''}"
+    note = f"{left:,} images left out because the same bytes are judged: {pair}"
     kept = collection.take(~np.isin(collection.paths, shared.other.to_numpy(np.str_)))
     return kept.with_splits(kept.splits, note)

@@ -47,19 +47,10 @@ def summarise(collection: Labelled) -> pd.DataFrame:
         train, test = (part if part.any() else counts for part in (train, test))
         most, least = int(train.argmax()), int(np.where(counts, counts, counts.max() + 1).argmin())
         shares = counts[counts > 0] / counts.sum()
-        rows.append(
-            {
-                "attribute": attribute,
-                "classes": len(names),
-                "images": int(counts.sum()),
-                "majority": names[most],
-                "majority_share": test[most] / test.sum(),
-                "smallest": names[least],
-                "smallest_images": int(counts[least]),
-                "imbalance": counts.max() / counts[least],
-                "effective_classes": np.exp(-(shares * np.log(shares)).sum()),
-            }
-        )
+        row = {"attribute": attribute, "classes": len(names), "images": int(counts.sum())}
+        row |= {"majority": names[most], "majority_share": test[most] / test.sum(), "smallest": names[least]}
+        row |= {"smallest_images": int(counts[least]), "imbalance": counts.max() / counts[least]}
+        rows.append(row | {"effective_classes": np.exp(-(shares * np.log(shares)).sum())})
     return pd.DataFrame(rows)
 
 
@@ -70,10 +61,8 @@ def majority(collection: Labelled, attribute: str, split: str = "test") -> float
     """
     train, judged = _count(collection, attribute, "train"), _count(collection, attribute, split)
     if not train.any() or not judged.any():
-        raise ValueError(
-            f"{collection.name}, {attribute}: {train.sum()} labelled images in train, {judged.sum()} in {split}: "
-            "both need one; make splits with stratify()"
-        )
+        found = f"{train.sum()} labelled images in train, {judged.sum()} in {split}"
+        raise ValueError(f"{collection.name}, {attribute}: {found}: both need one; make splits with stratify()")
     return float(judged[train.argmax()] / judged.sum())
 
 

@@ -12,17 +12,15 @@ from metlib.labelled.collections import BadLabels, clean, few
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 NUMBER = re.compile(r"[0-9]{1,9}")
-
 _ANONYMOUS = ("", "nan", "unknown", "onbekend")
 
 
 def read_text(path: Path) -> str:
     """Read a UTF-8 file, with or without a byte order mark."""
-    raw = path.read_bytes()
     try:
-        return raw.decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = 1 + raw[: error.start].count(b"\n")
+        line = 1 + error.object[: error.start].count(b"\n")
         raise BadLabels(f"{path.name}:{line}: no UTF-8 ({error.reason}), save it as UTF-8") from None
 
 

@@ -1,10 +1,9 @@
 """Frozen features, fine-tuning or from scratch? The regimes of transfer learning on one labelled collection.
 
-Every regime has the same budget on the collection: the same images and views, the same patience and largest number of
-epochs, the best epoch chosen on val and judged once on test. They differ in where the trunk starts (art-to-art spent as
-much on the other collection before) and whether it learns. Seeds are averaged. A linear probe, logistic regression on
-frozen descriptors at three scales, is compared with them; they see a single scale.
-Source of the regimes: Sabatelli, Kestemont, Daelemans, Geurts, ECCV Workshops 2018.
+Every regime has the same budget on the collection: the same images and views, patience and largest number of epochs,
+the best epoch chosen on val and judged once on test. They differ in where the trunk starts and whether it learns. Seeds
+are averaged. A linear probe on frozen descriptors at three scales is compared with them; they see a single scale.
+Source: Sabatelli, Kestemont, Daelemans, Geurts, ECCV Workshops 2018.
 """
 
 import datetime
@@ -26,26 +25,15 @@ from metlib.backbone import Embedder
 from metlib.common.files import short_hash
 from metlib.extract import SCALES, Reader
 from metlib.labelled import UNKNOWN, Labelled, cache
-from metlib.labelled.multitask import SMOOTHING, Heads, describe_collection, load_heads, name_run, train
+from metlib.labelled.multitask import Heads, describe_collection, load_heads, name_run, train
 from metlib.train.loop import Settings, history
 
 REGIMES = ("probe", "frozen", "fine-tuned", "scratch", "art-to-art")
 """Logistic regression; softmax on a frozen trunk; the whole network; from random weights; by another collection."""
 
+_VIEWS: dict[str, Any] = {"size": 128, "crop": 0.4, "colour": False, "flip": True}
 BUDGET = Settings(
-    lr=3e-4,
-    head_lr=1e-3,
-    weight_decay=0,
-    epochs=10,
-    step=5,
-    gamma=0.3,
-    batch=32,
-    size=128,
-    crop=0.4,
-    colour=False,
-    flip=True,
-    patience=4,
-    workers=0,
+    lr=3e-4, head_lr=1e-3, weight_decay=0, epochs=10, step=5, gamma=0.3, batch=32, patience=4, workers=0, **_VIEWS
 )
 """What each regime may spend. Views keep their colours, by which styles differ; half of them are mirrored."""
 
@@ -71,9 +59,8 @@ class Outcome:
 def fit_probe(collection: Labelled, descriptors: NDArray[np.float32]) -> Heads:
     """Fit logistic regression for each attribute on the train rows of descriptors (N, D), its strength chosen on val.
 
-    The strength is that of least log loss on val's images of classes that train has, which varies less on a small val
-    than accuracy. Entries are standardised by train's mean and deviation, which are multiplied into the heads: these
-    read plain descriptors. A class that train lacks is never predicted.
+    The strength is that of least log loss on val's images of classes that train has. Entries are standardised by
+    train's mean and deviation, which are multiplied into the heads. A class that train lacks is never predicted.
     Raises ValueError where an attribute has no labelled train or val images, or one class only.
     """
     learned, val = collection.rows("train"), collection.rows("val")
@@ -82,16 +69,13 @@ def fit_probe(collection: Labelled, descriptors: NDArray[np.float32]) -> Heads:
         labels, n = collection.labels[name], len(collection.classes[name])
         known = learned[labels[learned] != UNKNOWN]
         held = val[np.isin(labels[val], labels[known])]
-        if len(np.unique(labels[known])) < 2 or not len(held):
-            raise ValueError(
-                f"{name} has {len(np.unique(labels[known]))} class(es) in train and {len(held)} labelled images in "
-                "val: a probe needs two classes and a val split; make splits with labelled.stratify"
-            )
+        if (count := len(np.unique(labels[known]))) < 2 or not len(held):
+            found = f"{name} has {count} class(es) in train and {len(held)} labelled images in val"
+            raise ValueError(f"{found}: a probe needs two classes and a val split; make splits with labelled.stratify")
         scaler = StandardScaler().fit(descriptors[known])
         x, x_held = (scaler.transform(descriptors[rows]) for rows in (known, held))
         fits = [LogisticRegression(C=c, max_iter=1000).fit(x, labels[known]) for c in _STRENGTHS]
-        losses = [_log_loss(fit, x_held, labels[held]) for fit in fits]
-        best = fits[int(np.argmin(losses))]
+        best = min(fits, key=lambda fit: _log_loss(fit, x_held, labels[held]))
         slopes, offsets = best.coef_, best.intercept_
         if len(slopes) == 1:  # two classes: one row, the lead of the second
             slopes, offsets = np.concatenate([-slopes, slopes]) / 2, np.concatenate([-offsets, offsets]) / 2
@@ -124,14 +108,12 @@ def run_regime(
     settings: Settings = BUDGET,
     seeds: Sequence[int] = (0, 1, 2),
     other: Labelled | None = None,
-    smoothing: float = SMOOTHING,
 ) -> Outcome:
     """Learn a collection's attributes, all in one network, by one of `REGIMES`, and predict the test images' classes.
 
     `settings.size` is the square root of the area, in pixels, that images are resized to. "art-to-art" fine-tunes on
     `other` first, by the same settings, then on the collection. What is finished under `work_dir` is not repeated.
-    Raises ValueError for another regime, no seeds, a collection whose splits share images, "art-to-art" without
-    `other` or with one that holds judged images, and as `multitask.train` does.
+    Raises ValueError for another regime, no seeds, "art-to-art" without `other`, and as `check_shared` and `train` do.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("transfer runs in one process; with torchrun, train by multitask.train")
@@ -156,8 +138,8 @@ def run_regime(
         start = from_scratch(embedder, seed) if from_random else embedder
         if other is not None:
             pixels = read_cached(other, work_dir, settings.size)
-            start = backbone.load(_train(other, start, work_dir, pixels, chosen, smoothing=smoothing))
-        path = _train(collection, start, work_dir, reader, chosen, frozen=regime == "frozen", smoothing=smoothing)
+            start = backbone.load(_train(other, start, work_dir, pixels, chosen, frozen=False))
+        path = _train(collection, start, work_dir, reader, chosen, frozen=regime == "frozen")
         rows = describe_collection(collection, backbone.load(path), work_dir, reader, split="test")
         predictions.append(load_heads(path).predict(rows))
         curves.append(history(path.parent).assign(seed=seed))
@@ -172,30 +154,22 @@ def read_cached(collection: Labelled, work_dir: str | Path, size: int) -> Reader
 
 
 def check_shared(collection: Labelled, other: Labelled | None = None) -> None:
-    """Raise ValueError where an image that is judged was learned: in train under another name, or in `other`.
-
-    Raises OSError for a missing file.
-    """
-    shared = labelled.find_shared(collection)
-    if len(shared):
+    """Raise ValueError where a judged image was learned, in train or in `other`, and OSError for a missing file."""
+    if len(shared := labelled.find_shared(collection)):
         first = shared.iloc[0]
-        raise ValueError(
-            f"{len(shared)} image(s) of {collection.name} stand in two splits, the first {first.path} in {first.split} "
-            f"and {first.other} in {first.other_split}: leave them out with labelled.drop_shared"
-        )
+        pair = f"the first {first.path} in {first.split} and {first.other} in {first.other_split}"
+        raise ValueError(f"{len(shared)} image(s) of {collection.name} stand in two splits, {pair}: use drop_shared()")
     if other is not None and len(learned := labelled.find_learned(collection, other)):
-        first = learned.iloc[0]
-        raise ValueError(
-            f"{len(learned)} judged image(s) of {collection.name} are also in {other.name}, the first {first.path} as "
-            f"{first.other}: learn another collection first, or leave them out"
-        )
+        found = f"the first {learned.path[0]} as {learned.other[0]}"
+        problem = f"{len(learned)} judged image(s) of {collection.name} are also in {other.name}"
+        raise ValueError(f"{problem}, {found}: learn another collection first, or leave them out")
 
 
 def _train(
-    collection: Labelled, start: Embedder, work_dir: str | Path, reader: Reader, settings: Settings, **options: Any
+    collection: Labelled, start: Embedder, work_dir: str | Path, reader: Reader, settings: Settings, frozen: bool
 ) -> Path:
-    out = Path(work_dir, "train", name_run(collection, start, settings, **options))
-    return train(collection, start, out, reader=reader, settings=settings, **options)
+    out = Path(work_dir, "train", name_run(collection, start, settings, frozen=frozen))
+    return train(collection, start, out, reader=reader, settings=settings, frozen=frozen)
 
 
 def score(collection: Labelled, outcomes: Iterable[Outcome], seed: int = 0) -> pd.DataFrame:
@@ -228,37 +202,24 @@ def result_rows(
     """Give finished rows for a table of results, one a row of `scores` (a table of `score`), in percent.
 
     `embedder` is the network started from, `other` the collection that art-to-art learned first, `date` an ISO date, by
-    default today's. `labels` names images, splits and labels by hash, `settings` all settings but the seed; `train` and
-    `test` count labelled images, and `epochs` is 0 for the probe.
+    default today's. `labels` is a hash of images, splits and labels, `settings` of all settings but the seed.
     """
-    train_rows, weights = collection.rows("train"), embedder.weights_sha256()[:8]
+    run: dict[str, Any] = {"collection": collection.name, "network": embedder.name, "pixels": settings.size}
+    run |= {"date": date or datetime.date.today().isoformat(), "weights": embedder.weights_sha256()[:8], "note": note}
     together = f", {' + '.join(collection.attributes)} in one" if len(collection.attributes) > 1 else ""
     source = f" from {other.name} {other.sha256[:8]}" if other is not None else ""
     lasting = {name: value for name, value in settings.lasting.items() if name != "seed"}
-    percentages = ("accuracy", "accuracy_low", "accuracy_high", "seed_std", "majority")
+    accuracies = ("accuracy", "accuracy_low", "accuracy_high", "seed_std", "majority")
     rows = []
     for row in scores.to_dict("records"):
         name, method = row["attribute"], row["regime"]
-        probe = method == "probe"
-        method += source if method == "art-to-art" else ""
-        rows.append(
-            {
-                "date": date or datetime.date.today().isoformat(),
-                "collection": collection.name,
-                "labels": collection.select(name).sha256[:8],
-                "attribute": name,
-                "classes": len(collection.classes[name]),
-                "train": int((collection.labels[name][train_rows] != UNKNOWN).sum()),
-                "test": int(row["images"]),
-                "network": embedder.name,
-                "weights": weights,
-                "method": method + ("" if probe else together),
-                "pixels": settings.size,
-                "epochs": 0 if probe else settings.epochs,
-                "settings": "" if probe else short_hash(lasting),
-                "seeds": int(row["seeds"]),
-                **{column: 100 * row[column] for column in percentages},
-                "note": note,
-            }
-        )
+        labels: dict[str, Any] = {"attribute": name, "classes": len(collection.classes[name])}
+        known = collection.labels[name][collection.rows("train")] != UNKNOWN
+        labels |= {"labels": collection.select(name).sha256[:8], "train": int(known.sum()), "test": int(row["images"])}
+        trained: dict[str, Any] = {"epochs": settings.epochs, "settings": short_hash(lasting)}
+        trained |= {"method": method + (source if method == "art-to-art" else "") + together}
+        if method == "probe":
+            trained = {"epochs": 0, "settings": "", "method": method}
+        found = {"seeds": int(row["seeds"])} | {column: 100 * row[column] for column in accuracies}
+        rows.append(run | labels | trained | found)
     return rows

@@ -117,10 +117,10 @@ def test_extraction_reads_the_cache_and_its_recipe_says_so(
     out = extract.extract(some, embedder, tmp_path / "cached", scales=(1,), device="cpu", reader=cached)
     assert extract.load_recipe(out)["pixels"] == cached.name
     rows = extract.load_descriptors(out)
+    network, plainly = extract.prepare(embedder, "cpu"), {"precision": "float32", "batch_size": None}
     for i in range(5):
-        alone = extract.embed_images(
-            extract.prepare(embedder, "cpu"), [cached(split.file(i))], [split.file(i)], device="cpu", scales=(1,)
-        )
+        file = split.file(i)
+        alone = extract.embed_images(network, [cached(file)], [file], "cpu", (1,), on_error="raise", **plainly)
         np.testing.assert_allclose(rows[i], alone[0], atol=1e-5)
     assert np.abs(rows - extract.load_descriptors(plain)).max() > 1e-3
     older = replace(cached, side=32)
