@@ -1,7 +1,7 @@
 """Score checks: how scores differ for one network by the scored split, ties, database size and number of queries.
 
-Each function measures one such difference on the museum at hand; `gain` measures what another network adds. Scores and
-widths are fractions; only `multiples` reads percentages, as they are printed.
+Each function measures one such difference; `gain` measures what another network adds. Scores and widths are fractions;
+only `multiples` reads percentages, as they are printed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,9 +23,8 @@ def multiples(values: Iterable[float], n: int, *, decimals: int = 2) -> pd.DataF
     Columns: `value`; `m` and `multiple`, the nearest count and its percentage; `distance` in percentage points;
     `rounded` and `cut`, whether some m / n becomes the value by rounding (a half either way), or by leaving the further
     decimals off; `passes`, one of the two; `chance`, the share of all percentages of so many decimals that pass.
-    For n = 129 and two decimals chance is 1.94 %, so twenty of twenty don't pass by luck; with one decimal and
-    n = 1,003 every percentage passes, and the check decides nothing. Raises ValueError for values outside 0 to 100,
-    or printed with more decimals.
+    For n = 129 and two decimals chance is 1.94 %; with one decimal and n = 1,003 every percentage passes, and the check
+    decides nothing. Raises ValueError for values outside 0 to 100, or printed with more decimals.
     """
     if n < 1 or not 0 <= decimals <= 6:
         raise ValueError(f"n {n} and decimals {decimals}: expected n of at least 1, and 0 to 6 decimals")
@@ -36,23 +35,12 @@ def multiples(values: Iterable[float], n: int, *, decimals: int = 2) -> pd.DataF
         raise ValueError(f"values must be percentages from 0 to 100 with {decimals} decimals, got {given.tolist()}")
     m, rounded, cut = _nearest_multiple(printed.astype(np.int64), n, whole)
     _, *either = _nearest_multiple(np.arange(whole + 1), n, whole)
-    return pd.DataFrame(
-        {
-            "value": given,
-            "m": m,
-            "multiple": 100 * m / n,
-            "distance": np.abs(100 * m / n - given),
-            "rounded": rounded,
-            "cut": cut,
-            "passes": rounded | cut,
-            "chance": np.logical_or(*either).mean(),
-        }
-    )
+    nearest = {"value": given, "m": m, "multiple": 100 * m / n, "distance": np.abs(100 * m / n - given)}
+    passed = {"rounded": rounded, "cut": cut, "passes": rounded | cut, "chance": np.logical_or(*either).mean()}
+    return pd.DataFrame(nearest | passed)
 
 
-def _nearest_multiple(
-    printed: NDArray[np.int64], n: int, whole: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+def _nearest_multiple(printed: NDArray[np.int64], n: int, whole: int) -> tuple[NDArray[Any], ...]:
     """The nearest m of each, whether m / n of `whole` rounds to it, and whether some m / n is cut to it."""
     m = (2 * printed * n + whole) // (2 * whole)
     above = -(-printed * n // whole)  # the first m / n that isn't below
@@ -74,29 +62,28 @@ def tuned_on_scored(
     """Measure GAP with k and tau tuned on other queries against k and tau tuned on the scored ones themselves.
 
     Columns: `scored`, `tuned_on`, `draw`, `k`, `tau`, `gap`. Test is scored with val's k and tau, and with its own
-    ("itself"). Val is halved at random `draws` times, its exhibits' queries and its distractors apart, and each half
-    is scored with the k and tau of "the other half", and with its own: take the means of `gap` by `scored` and
-    `tuned_on`. Truth (Q,) with -1 for distractors. Raises ValueError for a val of less than two queries with an
-    exhibit, and as `tune.tune` does.
+    ("itself"). Val is halved at random `draws` times, positives and distractors apart, and each half is scored with
+    the k and tau of "the other half", and with its own. Truth (Q,) with -1 for distractors. Raises ValueError for a
+    val of less than two queries with an exhibit, and as `tune.tune` does.
     """
     ks = fitting(KS, min(neighbours_val.k, neighbours_test.k)) if ks is KS else ks
     truth = np.asarray(val_truth)
     if (truth != metrics.DISTRACTOR).sum() < 2:
         raise ValueError("val needs two queries that show an exhibit, or one of its halves has none")
 
-    def tuned(neighbours: Neighbours, truth: ArrayLike) -> Tuning:
-        return tune(neighbours, database_labels, truth, ks, taus)
+    def tuned(near: Neighbours, truth: NDArray[Any], rows: Any = slice(None)) -> Tuning:
+        return tune(Neighbours(near.similarities[rows], near.indices[rows]), database_labels, truth[rows], ks, taus)
 
     def row(scored: str, on: Tuning, tuned_on: str, by: Tuning, draw: int) -> dict[str, Any]:
         gap = on.gap_grid[by.ks.index(by.k), by.taus.index(by.tau)]
         return {"scored": scored, "tuned_on": tuned_on, "draw": draw, "k": by.k, "tau": by.tau, "gap": gap}
 
-    val, test = tuned(neighbours_val, truth), tuned(neighbours_test, test_truth)
+    val, test = tuned(neighbours_val, truth), tuned(neighbours_test, np.asarray(test_truth))
     rows = [row("test", test, "val", val, 0), row("test", test, "itself", test, 0)]
     rng = np.random.default_rng(seed)
     for draw in range(draws):
         first = _half(truth, rng)
-        halves = [tuned(_take(neighbours_val, half), truth[half]) for half in (first, ~first)]
+        halves = [tuned(neighbours_val, truth, half) for half in (first, ~first)]
         for half, other in (halves, halves[::-1]):
             rows.append(row("half of val", half, "the other half", other, draw))
             rows.append(row("half of val", half, "itself", half, draw))
@@ -112,10 +99,6 @@ def _half(truth: NDArray[Any], rng: np.random.Generator) -> NDArray[np.bool_]:
     return mask
 
 
-def _take(neighbours: Neighbours, rows: NDArray[np.bool_]) -> Neighbours:
-    return Neighbours(neighbours.similarities[rows], neighbours.indices[rows])
-
-
 def ties(
     neighbours: Neighbours,
     labels: ArrayLike,
@@ -128,27 +111,18 @@ def ties(
     """Measure what ties at saturated confidence are worth: GAP from three rankings of the same answers, by tau.
 
     `saturated` is the share of queries whose probability, in `dtype` (float32 or float64), is exactly 1. `file_order`
-    ranks by that probability and leaves ties in the order of the file, as the published evaluation does: a ground
-    truth that lists exhibits before distractors then gains by every tie. `blocks` counts ties as one block,
-    `logs` ranks by the logarithm, which doesn't saturate. `labels` (N,) of the database, `truth` (Q,).
-    Raises ValueError as `knn.classify` and `metrics.gap` do.
+    leaves ties of that probability in the order of the file, as the published evaluation does: a truth that lists
+    exhibits first then gains by every tie. `blocks` counts ties as one block, `logs` ranks by the logarithm, which
+    doesn't saturate. `labels` (N,) of the database, `truth` (Q,). Errors as of `knn.classify` and `metrics.gap`.
     """
     predicted = classify(neighbours, labels, k, taus[0]).labels  # the same for every tau
     rows = []
     for tau, logs in zip(taus, log_confidences(neighbours, labels, (k,), taus)[0], strict=True):
         plain = np.exp(logs).astype(dtype)
-        place = np.empty(len(plain), np.int64)
-        place[np.argsort(-plain, kind="stable")] = np.arange(len(plain))
-        rows.append(
-            {
-                "tau": tau,
-                "saturated": (plain == 1).mean(),
-                "file_order": metrics.gap(predicted, -place, truth),
-                "blocks": metrics.gap(predicted, plain, truth),
-                "logs": metrics.gap(predicted, logs, truth),
-            }
-        )
-    return pd.DataFrame(rows)
+        place = np.argsort(np.argsort(-plain, kind="stable"))
+        gaps = [metrics.gap(predicted, ranking, truth) for ranking in (-place, plain, logs)]
+        rows.append([tau, (plain == 1).mean(), *gaps])
+    return pd.DataFrame(rows, columns=["tau", "saturated", "file_order", "blocks", "logs"])
 
 
 def database_size(
@@ -177,18 +151,17 @@ def database_size(
     all_exhibits = np.unique(labels)
     shown = np.intersect1d(all_exhibits, asked)
     others = np.setdiff1d(all_exhibits, shown)
+    least, most = len(shown), len(all_exhibits)
     if exhibits is None:
-        exhibits = sorted({round(size) for size in np.geomspace(max(len(shown), 1), len(all_exhibits), 6)})
+        exhibits = sorted({round(size) for size in np.geomspace(max(least, 1), most, 6)})
     for size in exhibits:
-        if not len(shown) <= size <= len(all_exhibits) or size < 1:
-            raise ValueError(
-                f"{size} exhibits: the queries show {len(shown)} of {len(all_exhibits)}, ask for a number between them"
-            )
+        if not max(least, 1) <= size <= most:
+            raise ValueError(f"{size} exhibits: the queries show {least} of {most}, ask for a number between them")
     rng = np.random.default_rng(seed)
     found = []
     for size in exhibits:
-        for draw in range(draws if size < len(all_exhibits) and size > len(shown) else 1):
-            kept = np.isin(labels, np.append(shown, rng.choice(others, size - len(shown), replace=False)))
+        for draw in range(draws if least < size < most else 1):
+            kept = np.isin(labels, np.append(shown, rng.choice(others, size - least, replace=False)))
             nearest = min(k, int(kept.sum()))
             answers = classify(search(rows[kept], queries, nearest), labels[kept], nearest, tau)
             scores = metrics.evaluate(answers.labels, answers.log_confidence, asked)
@@ -224,7 +197,7 @@ def interval_widths(
         widths = []
         strangers = round(m * len(strange) / len(shown))
         for draw in range(draws):
-            others = rng.choice(strange, strangers) if strangers else strange[:0]
+            others = rng.choice(strange, strangers)
             rows = np.concatenate([rng.choice(shown, m), others])
             low, high = metrics.bootstrap(predicted[rows], confidence[rows], truth[rows], n_resamples, seed=draw)
             widths.append({name: vars(high)[name] - vars(low)[name] for name in vars(low)})
@@ -237,11 +210,9 @@ def gain(
 ) -> dict[str, float]:
     """Measure what one way to answer gains over another on the same queries, with paired 95 % intervals.
 
-    Both are scored on the same resamples: what is easy or hard about a query falls out of the difference, so its
-    interval is narrower than those of the two scores suggest. An interval that holds 0 says that these queries don't
-    distinguish the two. It covers the draw of queries, not that of a training's seed.
-    Keys, differences of fractions: `gap`, `gap_low`, `gap_high`, likewise `gap_minus`, `acc`.
-    Raises ValueError as `metrics.gap` does.
+    Both are scored on the same resamples, so the interval is narrower than those of the two scores suggest. One that
+    holds 0 says that these queries don't distinguish the two. It covers the draw of queries, not of training seeds.
+    Keys, in fractions: `gap`, `gap_low`, `gap_high`, likewise `gap_minus`, `acc`. Errors as of `metrics.gap`.
     """
     runs = (before, after)
     first, second = (vars(metrics.evaluate(run.labels, run.log_confidence, truth)) for run in runs)

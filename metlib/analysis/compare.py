@@ -1,10 +1,4 @@
-"""Networks compared on a museum by the study's protocol, written as rows of the results table.
-
-    metlib compare data/met R18IN R50SWSL DINOv2-B --database mini
-
-adds two rows a network, scored on val and on test, to the results table; `R18SWSL,R18IN` joins the descriptors of two
-networks before whitening.
-"""
+"""Networks compared on a museum by the study's protocol, as rows of the results table: `metlib compare`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +9,6 @@ from metlib.analysis import results as table
 from metlib.backbone import RECIPES, Embedder, of_timm
 from metlib.dataset import Museum
 from metlib.descriptors import Described
-
-RESULTS = "figures/results.csv"
 
 
 def measure(
@@ -39,20 +31,12 @@ def measure(
     described = describe_joined(museum, several, work_dir, **options)
     evaluation = evaluate.measure(described, whitening=whitening, seed=seed)
     if results is not None:
-        _record(evaluation, described, several, results, name)
+        table.append(results, table.rows_of(evaluation, described, name=name, note=_note(several)))
     return evaluation
 
 
-def _record(
-    evaluation: evaluate.Evaluation,
-    described: Described,
-    embedders: Sequence[Embedder],
-    results: str | Path,
-    name: str | None = None,
-) -> None:
-    untrained = any(embedder.recipe.untrained for embedder in embedders)
-    note = "untrained: a floor, not a result" if untrained else ""
-    table.append(results, table.rows_of(evaluation, described, name=name, note=note))
+def _note(embedders: Sequence[Embedder]) -> str:
+    return "untrained: a floor, not a result" if any(embedder.recipe.untrained for embedder in embedders) else ""
 
 
 def describe_joined(museum: Museum, embedders: Sequence[Embedder], work_dir: str | Path, **options: Any) -> Described:
@@ -69,28 +53,16 @@ def measure_all(
     weights: str | Path | None = None,
     whitening: int | str = "auto",
     seed: int = 0,
-    results: str | Path = RESULTS,
+    results: str | Path = "figures/results.csv",
     **options: Any,
 ) -> Iterator[tuple[str, evaluate.Evaluation, Museum]]:
     """Measure networks by name, one after the other, each written to the results table before the next begins.
 
-    A name is a recipe, a timm model or a checkpoint's path; "A,B" joins the descriptors of two. What would stop a later
-    network stops the first. Gives titles, evaluations and museums as they were described; options as for
-    `extract.extract`.
-    Raises ValueError for unknown names, one file of weights for several networks, and a damaged results table.
+    A name is a recipe, a timm model or a checkpoint's path; "A,B" joins the descriptors of two before whitening. Gives
+    titles, evaluations and museums as they were described; options as for `extract.extract`. Raises ValueError, before
+    the first runs, for unknown names, one file of weights for several networks, and a damaged results table.
     """
     rows = [[text] if Path(text).is_file() else text.split(",") for text in networks]
-    _check_early(rows, weights, results)
-    for names in rows:
-        embedders = [backbone.load(name, weights) for name in names]
-        described = describe_joined(museum, embedders, work_dir, **options)
-        evaluation = evaluate.measure(described, whitening=whitening, seed=seed)
-        _record(evaluation, described, embedders, results)
-        yield " + ".join(embedder.title for embedder in embedders), evaluation, described.museum
-
-
-def _check_early(rows: Sequence[Sequence[str]], weights: str | Path | None, results: str | Path) -> None:
-    """Find before the first network runs, for hours maybe, what would stop a later one."""
     names = [name for row in rows for name in row]
     if weights and Path(weights).is_file() and len(names) > 1:
         raise ValueError(f"--weights {weights} is one file, for {len(names)} networks: name a folder of weights")
@@ -99,3 +71,9 @@ def _check_early(rows: Sequence[Sequence[str]], weights: str | Path | None, resu
             of_timm(name)
     if Path(results).exists():
         table.read(results)
+    for names in rows:
+        embedders = [backbone.load(name, weights) for name in names]
+        described = describe_joined(museum, embedders, work_dir, **options)
+        evaluation = evaluate.measure(described, whitening=whitening, seed=seed)
+        table.append(results, table.rows_of(evaluation, described, note=_note(embedders)))
+        yield " + ".join(embedder.title for embedder in embedders), evaluation, described.museum

@@ -1,7 +1,6 @@
-"""The published numbers of the Met with the protocol of each: what may stand beside what.
+"""The published numbers of the Met, each with its protocol: numbers of different protocols don't compare.
 
-They are `published.csv` beside this file, in percent as printed. What each was scored and tuned on is part of it,
-because two numbers of different protocols don't compare.
+They are `published.csv` beside this file, in percent as printed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,8 +51,7 @@ def comparable(museum: Museum, *, split: str, tuned_on: str = "val", training: s
     """The published rows of the same protocol on this museum: empty unless it is the Met, and of its database only.
 
     `training` "none" gives pretrained networks as they come, "met" those trained on the Met's database, None both.
-    `split="val"` gives numbers that were tuned on the same val. A museum that isn't the Met has no published numbers,
-    whatever its name. Raises ValueError for a split other than val and test.
+    `split="val"` gives numbers that were tuned on the same val. Raises ValueError for a split other than val and test.
     """
     if split not in ("val", "test"):
         raise ValueError(f"split {split!r}: expected 'val' or 'test', the queries that were scored")
@@ -64,38 +62,32 @@ def comparable(museum: Museum, *, split: str, tuned_on: str = "val", training: s
 
 
 def is_met(museum: Museum) -> bool:
-    """Whether these are the Met's own val and test, against its own full or mini database; whatever its name.
-
-    Of the full database only the number of images is compared: 397,121.
-    """
-    if museum.val.sha256 != _MET_VAL or museum.test.sha256 != _MET_TEST:
-        return False
+    """Whether these are the Met's own val and test, against its own mini or full (by its number of images) database."""
+    same_queries = (museum.val.sha256, museum.test.sha256) == (_MET_VAL, _MET_TEST)
     if museum.kind == "mini":
-        return museum.database.sha256 == _MET_MINI
-    return museum.kind == "full" and len(museum.database) == MET_IMAGES["full"]
+        return same_queries and museum.database.sha256 == _MET_MINI
+    return same_queries and museum.kind == "full" and len(museum.database) == MET_IMAGES["full"]
 
 
 def beside(rows: pd.DataFrame | Sequence[Mapping[str, Any]], numbers: pd.DataFrame) -> pd.DataFrame:
     """Join rows of a results table with published ones for `plots.score_bars`: fractions, `label`, `published` (bool).
 
-    Take `numbers` from `comparable`; it may be empty. Raises ValueError where the rows are of more than one protocol,
-    or of more than one museum's lists.
+    Take `numbers` from `comparable`; it may be empty. Raises ValueError for several protocols, or lists of images.
     """
-    ours = pd.DataFrame(rows)
-    label = ours["network"].astype(str)
+    ours = pd.DataFrame(rows).assign(published=False)
+    ours["label"] = ours["network"].astype(str)
     for column in ("scales", "whitening", "seed"):  # labels of one network's rows name what differs
         if (ours.groupby("network")[column].nunique() > 1).any():
-            label = label + f", {column} " + ours[column].astype(str)
-    ours = ours.assign(label=label, published=False)
+            ours["label"] += f", {column} " + ours[column].astype(str)
     parts = [ours]
     if len(numbers):
         parts.append(numbers.assign(label=numbers.model + " (" + numbers.source + ")", published=True))
     protocols = sorted({protocol(row) for part in parts for row in part.to_dict("records")})
-    if len(protocols) > 1 or ours["lists"].nunique() > 1:
+    museums = ours["lists"].nunique()
+    if len(protocols) > 1 or museums > 1:
         raise ValueError(
-            f"rows of {ours['lists'].nunique()} museum(s) and {len(protocols)} protocol(s): {'; '.join(protocols)}. "
-            "They don't compare: choose one museum, database, split and tuning before they stand side by side"
+            f"rows of {museums} museum(s) and {len(protocols)} protocol(s): {'; '.join(protocols)}. "
+            "They don't compare: choose one museum, database, split and tuning"
         )
-    columns = ["label", "published", *SCORES]
-    both = pd.concat([part.reindex(columns=columns) for part in parts], ignore_index=True)
+    both = pd.concat([part.reindex(columns=["label", "published", *SCORES]) for part in parts], ignore_index=True)
     return both.assign(**{score: both[score].astype("float64") / 100 for score in SCORES}, protocol=protocols[0])

@@ -1,16 +1,15 @@
 """Results tables: CSV files in git, one row a measured network and split, in percent, with all that it depended on.
 
-`figures/results.csv` follows the schema RETRIEVAL, `figures/attributes.csv` (labelled collections) ATTRIBUTES. A run
-that is repeated takes the place of its row, so the file shows in git only what changed.
+`figures/results.csv` follows the schema RETRIEVAL, `figures/attributes.csv` ATTRIBUTES. A repeated run takes the place
+of its row, so git shows only what changed.
 """
 
 import datetime
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from filelock import FileLock
@@ -29,8 +28,7 @@ COLUMNS = (
 """The columns of RETRIEVAL: whose data, what described them, how k and tau came about, what was scored (percent)."""
 
 
-@dataclass(frozen=True)
-class Schema:
+class Schema(NamedTuple):
     """The columns of a results table: all, the integers, other numbers, percentages, and those that identify a run."""
 
     columns: tuple[str, ...]
@@ -78,31 +76,26 @@ def rows_of(
     """Make the two rows of one evaluation, of val and of test, in percent with two decimals.
 
     `name` is the network's, by default that which the descriptors know; `date` an ISO date, by default today's.
-    `lists` is a hash of the three lists of images, so equal names with other data differ. `scales` is "ms" for the
-    paper's three scales, else the scales joined by "+". `whitening` is the dimension, "raw" where there is none.
-    `tuned_on` is "val" where k and tau were, else it names what was, as "val (tau)", or is "given".
-    Raises ValueError where neither the descriptors nor `name` name the network, and for a date of another form.
+    `lists` is a hash of the three lists of images. `scales` is "ms" for the paper's three, else they are joined by "+".
+    `whitening` is the dimension, or "raw". `tuned_on` is "val" where k and tau were, else it names what was, as
+    "val (tau)", or is "given". Raises ValueError for a network without a name, and a date of another form.
     """
     made_by, museum = described.made_by, described.museum
     network = name or made_by.get("backbone")
     if not network:
         raise ValueError("these descriptors don't name the network that made them: give its name (name=..., or --name)")
-    common = {
-        "date": _iso(date) if date else datetime.date.today().isoformat(),
-        "museum": museum.name,
-        "lists": museum.sha256[:8],
-        "database": museum.kind,
-        "images": len(described.database),
-        "network": network,
-        "weights": "+".join(part[:8] for part in str(made_by.get("weights") or "").split("+")),
-        "scales": _format_scales(made_by.get("scales")),
-        "whitening": _format_whitening(evaluation.dim, evaluation.shrinkage),
-        "tuned_on": _format_tuned(evaluation),
-        "k": int(evaluation.tuning.k),
-        "tau": float(evaluation.tuning.tau),
-        "seed": int(evaluation.seed),
-        "note": note,
-    }
+    day = _iso(date) if date else datetime.date.today().isoformat()
+    weights = "+".join(part[:8] for part in str(made_by.get("weights") or "").split("+"))
+    kind = {1.0: "", 0.0: " (PCA)"}.get(evaluation.shrinkage, f" (shrinkage {evaluation.shrinkage:g})")
+    whitening = "raw" if evaluation.dim is None else f"{evaluation.dim}{kind}"
+    tuning = evaluation.tuning
+    tried = {"k": len(tuning.ks) > 1, "tau": len(tuning.taus) > 1, "dimension": evaluation.dims is not None}
+    chosen = " and ".join(name for name in tried if tried[name])
+    by_val = "val" if tried["k"] and tried["tau"] else f"val ({chosen})"
+    common: dict[str, Any] = {"date": day, "museum": museum.name, "lists": museum.sha256[:8], "database": museum.kind}
+    common |= {"images": len(described.database), "network": network, "weights": weights, "note": note}
+    common |= {"scales": _format_scales(made_by.get("scales")), "whitening": whitening, "seed": int(evaluation.seed)}
+    common |= {"tuned_on": by_val if chosen else "given", "k": int(tuning.k), "tau": float(tuning.tau)}
     rows = []
     for split, scored in (("val", evaluation.val), ("test", evaluation.test)):
         counts = {name: int(scored[name]) for name in ("queries", "positives")}
@@ -115,12 +108,10 @@ def rows_of(
 def append(path: str | Path, rows: Iterable[Mapping[str, Any]], schema: Schema = RETRIEVAL) -> Path:
     """Write rows into the results table at `path`, each in the place of the row of the same run, and give the path.
 
-    The same run agrees in the schema's identity. For the study's protocol these are: museum and lists, database,
-    network and weights, scales, whitening, split, tuning and seed; k or tau belong to it where they were given, not
-    where they were tuned. Where all its numbers are the same, its date stays: a repeated run leaves the file as it is,
-    to the byte. Rows are sorted by these names. Processes that append at the same time wait for each other.
-    Raises ValueError for a damaged table, another CSV file, and rows that don't have the columns; the file then stays
-    as it was.
+    The same run agrees in the schema's identity; k or tau belong to it where they were given, not where they were
+    tuned. Where all its numbers are the same, its date stays: a repeated run leaves the file as it is, to the byte.
+    Rows are sorted by identity. Processes that append at the same time wait for each other.
+    Raises ValueError for a damaged table, another CSV file, and rows of other columns; the file then stays as it was.
     """
     path = Path(path)
     lines = [_as_text(row, schema) for row in rows]
@@ -151,10 +142,7 @@ def read(path: str | Path, schema: Schema = RETRIEVAL) -> pd.DataFrame:
 
 
 def protocol(row: Mapping[str, Any]) -> str:
-    """Describe how a row came about: "full database, scored on test, tuned on val".
-
-    `row` has `database`, `split` and `tuned_on`, as rows of RETRIEVAL and of `published` do.
-    """
+    """Describe a row's `database`, `split` and `tuned_on`, as "full database, scored on test, tuned on val"."""
     base, _, part = str(row["tuned_on"]).rstrip(")").partition(" (")
     where = "the same queries" if base == row["split"] else base
     tuned = "k and tau given" if base == "given" else f"{part} tuned on {where}".strip()
@@ -180,22 +168,6 @@ def _format_scales(scales: Any) -> str:
     if len(scales) == 3 and all(math.isclose(a, b) for a, b in zip(scales, (1, 2**-0.5, 0.5), strict=True)):
         return "ms"
     return "+".join(f"{scale:.3g}" for scale in scales)
-
-
-def _format_whitening(dim: int | None, shrinkage: float) -> str:
-    if dim is None:
-        return "raw"
-    if shrinkage == 1:
-        return str(dim)
-    return f"{dim} (PCA)" if shrinkage == 0 else f"{dim} (shrinkage {shrinkage:g})"
-
-
-def _format_tuned(evaluation: Evaluation) -> str:
-    grid = {"k": len(evaluation.tuning.ks) > 1, "tau": len(evaluation.tuning.taus) > 1}
-    if all(grid.values()):
-        return "val"
-    chosen = [name for name, by_val in (grid | {"dimension": evaluation.dims is not None}).items() if by_val]
-    return f"val ({' and '.join(chosen)})" if chosen else "given"
 
 
 def _iso(date: str) -> str:
@@ -243,14 +215,13 @@ def _load(path: Path, schema: Schema) -> pd.DataFrame:
             table = pd.DataFrame()
         if list(table.columns) != list(schema.columns):
             raise ValueError(f"its first line names the columns {', '.join(map(str, table.columns))[:80] or 'nothing'}")
-        lines = [f"line {number}" for number in range(2, len(table) + 2)]
         torn = table.map(lambda value: "\n" in value).any(axis=1)
         if torn.any():
-            raise ValueError(f"{lines[int(torn.to_numpy().argmax())]} has a quote that doesn't close on its line")
-        _check(table, lines, "it was edited, or merged, by hand", schema)
+            raise ValueError(f"line {int(torn.to_numpy().argmax()) + 2} has a quote that doesn't close on its line")
+        _check(table, [f"line {row + 2}" for row in table.index], "it was edited, or merged, by hand", schema)
         twice = _identities(table, schema).duplicated()
         if twice.any():
-            raise ValueError(f"{lines[int(twice.to_numpy().argmax())]} is of the same run as a line above")
+            raise ValueError(f"line {int(twice.to_numpy().argmax()) + 2} is of the same run as a line above")
     except ValueError as error:  # pandas' ParserError and UnicodeDecodeError are ValueErrors
         raise ValueError(f"{path} is no results table, or damaged: {error}; {way_out}") from None
     return table

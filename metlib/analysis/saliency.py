@@ -1,13 +1,12 @@
 """Which pixels make two photographs the same work: maps of what a descriptor, or a similarity, is made of.
 
-Images are uint8 (H, W, 3) or the path of a file, taken at one scale, the recipe's. Maps of an image are float32,
-(H, W) over its pixels or (h, w) over the positions of the network's map. A map is evidence about the network only
-where it changes with the weights: `randomise` and `map_agreement` ask that (Adebayo et al., NeurIPS 2018). The
-embedder is left in evaluation mode; its weights and their gradients aren't touched.
+Images are uint8 (H, W, 3) or a file's path, at the recipe's scale; maps float32, (H, W) over pixels or (h, w) over the
+positions of the network's map. Embedders are left in evaluation mode, their weights and gradients as they are.
 """
 
 import copy
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,9 @@ from metlib.dataset import read_image
 
 Picture = NDArray[np.uint8] | str | Path
 
-_OWN = 1e-6  # nearer to a cosine of 1 than this, the gradient is float32's noise
-
 
 def describe_image(embedder: Embedder, image: Picture) -> NDArray[np.float32]:
-    """Describe one image at one scale: (D,), L2-normalised, a target for the maps of this module.
-
-    Raises OSError for a file that can't be read, ValueError for pixels that aren't uint8 (H, W, 3).
-    """
+    """Describe an image at one scale: (D,), L2-normalised; OSError if it can't be read, ValueError if not uint8 RGB."""
     with torch.inference_mode():
         return embedder.eval()(_pixels(embedder, image))[0].cpu().numpy()
 
@@ -47,10 +41,9 @@ def grad_cam(embedder: Embedder, image: Picture, target: ArrayLike, upsample: bo
     is cut to 0; then enlarged bilinearly, or (h, w) as it is with `upsample=False`. Where a transformer gives its
     class token, or what its head attends to, the map are the patch tokens that enter the last block: those that
     leave it have no part in the class token. The gradient of a cosine has no part along the image's own descriptor, so
-    the map isn't all that both have in common: with mean pooling, say, its values add up to 0 before they are cut.
-    Raises ValueError for a target that isn't one descriptor of this network, L2-normalised, for the image's own
-    descriptor (the gradient is then zero, and the map noise), a `Panel`, and a network whose map can't be had; errors
-    of images as `describe_image`. Source: Selvaraju et al., ICCV 2017, equations 1 and 2, with the cosine as the score.
+    the map isn't all that both have in common. Raises ValueError for a target that isn't one descriptor of this
+    network, L2-normalised, for the image's own descriptor, a `Panel`, and a network whose map can't be had; errors of
+    images as `describe_image`. Source: Selvaraju et al., ICCV 2017, equations 1 and 2, with the cosine as the score.
     """
     towards = _target(embedder, target)
     pixels = _pixels(embedder, image)
@@ -58,16 +51,16 @@ def grad_cam(embedder: Embedder, image: Picture, target: ArrayLike, upsample: bo
 
     def cosine(images: Tensor) -> Tensor:
         value = seamed(images) @ towards  # (1,)
-        if value.item() > 1 - _OWN:
+        if value.item() > 1 - 1e-6:  # the gradient is float32's noise
             raise ValueError(
-                f"target is the image's own descriptor (cosine {value.item():.7f}): the gradient of a cosine is zero "
-                "there. Take the descriptor of another photograph, or draw similarity_map"
+                f"target is the image's own descriptor (cosine {value.item():.7f}), where the gradient is zero: take "
+                "that of another photograph, or draw similarity_map"
             )
         return value
 
     # Pixels ask for gradients so that a network with frozen weights has some too.
     heat = LayerGradCam(cosine, seamed.seam).attribute(pixels.requires_grad_(), relu_attributions=True)
-    return _enlarge(heat.detach(), pixels if upsample else heat)
+    return _enlarge(heat.detach(), pixels if upsample else heat)[0, 0].cpu().numpy()
 
 
 class _Seamed(Embedder):
@@ -88,10 +81,7 @@ class _Seamed(Embedder):
         if not hasattr(self.trunk, "num_prefix_tokens"):
             return self._as_map(super()._run(images), images)
         if not hasattr(self.trunk, "blocks"):
-            raise ValueError(
-                f"{self.name} has no blocks whose tokens could be taken before its {self.recipe.pooling} pooling: "
-                "give its recipe pooling 'mean', or take one of timm's vit_ or eva networks"
-            )
+            raise ValueError(f"{self.name} has no blocks whose tokens could be mapped: give its recipe pooling 'mean'")
 
         def through_map(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             tokens, *rest = inputs  # (B, prefix + h * w, C)
@@ -115,8 +105,7 @@ def similarity_map(embedder: Embedder, image: Picture, target: ArrayLike) -> NDA
     if embedder.projector is not None or embedder.recipe.pooling not in ("gem", "mean"):
         what = f"pooling {embedder.recipe.pooling!r}" if embedder.projector is None else "a projector"
         raise ValueError(
-            f"{embedder.name} has {what}: its positions can't be compared with a descriptor; expected pooling gem or "
-            "mean and no projector. Take grad_cam, or patch_similarity of two images"
+            f"{embedder.name} has {what}: expected gem or mean pooling, no projector. Take grad_cam or patch_similarity"
         )
     return torch.einsum("chw,c->hw", _unit_map(embedder, image), towards).cpu().numpy()
 
@@ -124,8 +113,7 @@ def similarity_map(embedder: Embedder, image: Picture, target: ArrayLike) -> NDA
 def patch_similarity(embedder: Embedder, first: Picture, second: Picture) -> NDArray[np.float32]:
     """Compare every position of one image's map with each of another's: cosines (h1, w1, h2, w2), 0 for zero vectors.
 
-    Positions are those of the last map, or a transformer's patches. Errors of images as `describe_image`; ValueError
-    for a network that gives no map.
+    Positions are the last map's, or patches. Raises ValueError for networks without a map; others as `describe_image`.
     """
     one, two = _unit_map(embedder, first), _unit_map(embedder, second)
     return torch.einsum("chw,cij->hwij", one, two).cpu().numpy()
@@ -139,8 +127,7 @@ def best_matches(similarity: NDArray[np.float32]) -> NDArray[np.float32]:
 def mutual_matches(similarity: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Pair the positions that are each other's nearest: (M, 4) of row, column, row, column, and cosines (M,).
 
-    The best pair comes first; of equal cosines the first position counts. Raises ValueError for another shape than
-    (h1, w1, h2, w2), and for NaN.
+    The best pair comes first; of equal cosines the first position counts. Raises ValueError for other shapes and NaN.
     """
     h1, w1, h2, w2 = _checked(similarity).shape
     table = similarity.reshape(h1 * w1, h2 * w2)
@@ -156,11 +143,10 @@ def visual_backprop(embedder: Embedder, image: Picture) -> NDArray[np.float32]:
     """Map the pixels that activate a convolutional network at every depth, whatever the target: (H, W) in [0, 1].
 
     Maps are averaged over channels; from the deepest on, each is brought to the size of the one before and multiplied
-    with it. In VGG these are the outputs of all ReLUs, brought to size as in the paper: by a transposed convolution
-    of ones for each convolution (and pooling) between them. Of other networks they are the maps of timm's stages, cut
-    at 0 (which changes nothing after a ReLU) and enlarged bilinearly, for a stage has many layers and branches. A
-    constant result is all 0. Raises ValueError for transformers and networks without such maps; errors of images as
-    `describe_image`. Source: Bojarski et al., ICRA 2018, section III.
+    with it. In VGG these are the outputs of all ReLUs, brought to size as in the paper: by a transposed convolution of
+    ones for each convolution (and pooling) between them. Of other networks they are the maps of timm's stages, cut at
+    0 and enlarged bilinearly. A constant result is all 0. Raises ValueError for transformers and networks without such
+    maps; errors of images as `describe_image`. Source: Bojarski et al., ICRA 2018, section III.
     """
     if hasattr(embedder.trunk, "num_prefix_tokens") or not hasattr(embedder.trunk, "forward_intermediates"):
         raise ValueError(f"{embedder.name} gives no maps of convolutions at every depth: draw grad_cam instead")
@@ -168,7 +154,7 @@ def visual_backprop(embedder: Embedder, image: Picture) -> NDArray[np.float32]:
     with torch.inference_mode():
         images = embedder.eval().resize(pixels)
         heat = (_back_vgg if type(embedder.trunk).__name__ == "VGG" else _back_stages)(embedder, images)
-        heat = torch.from_numpy(_enlarge(heat, pixels))
+        heat = _enlarge(heat, pixels)[0, 0].cpu()
     low, high = heat.aminmax()
     return ((heat - low) / (high - low)).numpy() if high > low else np.zeros(tuple(heat.shape), np.float32)
 
@@ -186,8 +172,7 @@ def _back_vgg(embedder: Embedder, images: Tensor) -> Tensor:
         if isinstance(layer, nn.ReLU):
             heat = mean if heat is None else _to_one(heat * mean)
         elif isinstance(layer, nn.Conv2d | nn.MaxPool2d) and heat is not None:
-            kernel = layer.kernel_size if isinstance(layer.kernel_size, tuple) else (layer.kernel_size,) * 2
-            ones = torch.ones(1, 1, *kernel, device=x.device)
+            ones = torch.ones(1, 1, *np.broadcast_to(layer.kernel_size, 2).tolist(), device=x.device)
             heat = conv2d_input(size, ones, heat, layer.stride, layer.padding)  # a convolution's transpose, any size
     if heat is None:
         raise ValueError("VGG without a ReLU: VisualBackProp needs the maps after them; draw grad_cam instead")
@@ -199,11 +184,7 @@ def _back_stages(embedder: Embedder, images: Tensor) -> Tensor:
     stage = embedder.recipe.stage
     maps = embedder.maps(images, list(range(len(embedder.trunk.feature_info) if stage is None else stage + 1)))
     means = [_to_one(F.relu(m).mean(dim=1, keepdim=True)) for m in maps]
-    heat = means.pop()
-    for mean in reversed(means):
-        heat = F.interpolate(heat, size=mean.shape[-2:], mode="bilinear", align_corners=False)
-        heat = _to_one(heat * mean)
-    return heat
+    return reduce(lambda heat, mean: _to_one(_enlarge(heat, mean) * mean), reversed(means))
 
 
 def _to_one(heat: Tensor) -> Tensor:
@@ -214,13 +195,11 @@ def _to_one(heat: Tensor) -> Tensor:
 def randomise(embedder: Embedder, seed: int = 0, share: float = 1.0) -> Embedder:
     """Give a copy whose layers are drawn anew by its architecture's own initialisation: all, or a `share` from the end.
 
-    `share` counts layers with weights of their own, in the order in which the network lists them, so 0, 0.1, ... 1 is
-    the cascading test. Statistics of batch norms start anew with their layer; GeM's p stays. The copy's name says
-    what it is, and its title that it is untrained, once all layers are. Neither `embedder` nor torch's global
-    generator change.
-    Raises ValueError for a share outside 0..1, a seed that no recipe takes, and an embedder whose weights aren't those
-    of its recipe's architecture (batch norm folded, say).
-    Source: Adebayo et al., NeurIPS 2018, section 3.
+    `share` counts layers with weights of their own, in the network's order, so 0, 0.1, ... 1 is the cascading test: a
+    map that stays the same is no evidence about the network. Statistics of batch norms start anew with their layer;
+    GeM's p stays. Neither `embedder` nor torch's global generator change. Raises ValueError for a share outside 0..1, a
+    seed that no recipe takes, and an embedder whose weights aren't those of its recipe's architecture (batch norm
+    folded, say). Source: Adebayo et al., NeurIPS 2018, section 3.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must be from 0 (no layer) to 1 (all of them), got {share!r}")
@@ -231,19 +210,16 @@ def randomise(embedder: Embedder, seed: int = 0, share: float = 1.0) -> Embedder
             f"{embedder.name} has other weights than its recipe's architecture {embedder.recipe.arch}: randomise it "
             "as it was loaded, before it is folded or changed"
         )
-    layers = list(dict.fromkeys(_layer(key) for key in state if _layer(key) != "pool"))  # in the network's order
+    layer_of = {key: key.rpartition(".")[0] for key in state}
+    layers = [layer for layer in dict.fromkeys(layer_of.values()) if layer != "pool"]  # in the network's order
     drawn = set(layers[len(layers) - round(share * len(layers)) :])
     made = copy.deepcopy(embedder)
-    made.load_state_dict({key: fresh[key] if _layer(key) in drawn else value for key, value in state.items()})
+    made.load_state_dict({key: fresh[key] if layer_of[key] in drawn else value for key, value in state.items()})
     made.name = f"{embedder.name}-{100 * share:.0f}-percent-randomised"
     origin = f"{embedder.name}, {len(drawn)} of {len(layers)} layers drawn anew with seed {seed}"
     seed_of_all = seed if len(drawn) == len(layers) else embedder.recipe.seed
     made.recipe = replace(embedder.recipe, seed=seed_of_all, origin=origin, training={})
     return made.eval()
-
-
-def _layer(key: str) -> str:
-    return key.rpartition(".")[0]
 
 
 def map_agreement(first: ArrayLike, second: ArrayLike) -> float:
@@ -266,9 +242,8 @@ def _pixels(embedder: Embedder, image: Picture) -> Tensor:
     array = np.asarray(read_image(image) if isinstance(image, str | Path) else image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise ValueError(f"an image must be uint8 (H, W, 3), or a path, got {array.dtype} of shape {array.shape}")
-    device = next(embedder.parameters()).device
-    array = np.ascontiguousarray(array)  # torch takes no mirrored views
-    return torch.tensor(array, device=device).permute(2, 0, 1)[None].float().div(255)
+    own = np.ascontiguousarray(array)  # torch takes no mirrored views
+    return torch.tensor(own, device=next(embedder.parameters()).device).permute(2, 0, 1)[None].float().div(255)
 
 
 def _target(embedder: Embedder, target: ArrayLike) -> Tensor:
@@ -291,16 +266,12 @@ def _unit_map(embedder: Embedder, image: Picture) -> Tensor:
         return F.normalize(embedder.eval().features(_pixels(embedder, image))[0], dim=0)
 
 
-def _enlarge(heat: Tensor, like: Tensor) -> NDArray[np.float32]:
-    """Bring a map (1, 1, h, w) to the size of `like` (.., H, W): (H, W)."""
-    if heat.shape[-2:] != like.shape[-2:]:
-        heat = F.interpolate(heat, size=like.shape[-2:], mode="bilinear", align_corners=False)
-    return heat[0, 0].cpu().numpy()
+def _enlarge(heat: Tensor, like: Tensor) -> Tensor:
+    """Bring a map (1, 1, h, w) to the size of `like` (.., H, W)."""
+    return F.interpolate(heat, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _checked(similarity: NDArray[np.float32]) -> NDArray[np.float32]:
     if similarity.ndim != 4 or not similarity.size or np.isnan(similarity).any():
-        raise ValueError(
-            f"similarity must be (h1, w1, h2, w2) without NaN, got shape {similarity.shape}: take patch_similarity's"
-        )
+        raise ValueError(f"similarity {similarity.shape} isn't (h1, w1, h2, w2), or has NaN: take patch_similarity's")
     return similarity

@@ -1,8 +1,6 @@
-"""Which works are alike, and whether that is more than chance: neighbours within a collection, and what agrees.
+"""Which works are alike, and whether more than chance: neighbours within a collection, agreement of two spaces."""
 
-A mean similarity of 0.79 means nothing by itself: in some spaces all pairs are that similar. So every agreement stands
-beside that of random pairs.
-"""
+from itertools import combinations_with_replacement
 
 import numpy as np
 import pandas as pd
@@ -13,10 +11,8 @@ from metlib.common.checks import UNKNOWN, check_integer
 from metlib.common.vectors import as_rows, slices
 from metlib.knn import Neighbours, neighbour_labels, search
 
-EXACT = 20_000
-"""Rows up to which `uniformity` takes every pair, 200 million of them."""
-PAIRS = 2**22
-"""Pairs that it draws where there are more rows."""
+EXACT = 20_000  # rows up to which `uniformity` takes every pair, 200 million of them
+PAIRS = 2**22  # pairs that it draws where there are more rows
 _NUMBERS = 2**22  # of rows, or of similarities, at a time: in float64, 32 MiB
 
 
@@ -24,8 +20,7 @@ def nearest_works(descriptors: ArrayLike, k: int, *, groups: ArrayLike | None = 
     """Find the k nearest rows of each row (N, D) among the others, by `knn.search`; exact.
 
     `groups` (N,) integers number the works: of an image's neighbours none is of its own work. Rows of group -1 are
-    each a work of their own, and so are all where no groups are given. A second image of the same pixels is no row of
-    its own work unless groups say so.
+    each a work of their own, and so are all where no groups are given, even those of equal pixels.
     Raises ValueError where fewer than k rows are left for some row, for groups that don't fit, and as `knn.search`.
     """
     rows = as_rows(descriptors)
@@ -33,8 +28,8 @@ def nearest_works(descriptors: ArrayLike, k: int, *, groups: ArrayLike | None = 
     left = len(rows) - int(size.max())
     if not isinstance(k, int | np.integer) or not 1 <= k <= left:
         raise ValueError(
-            f"k must be an integer from 1 to {left}, what the largest work ({size.max()} of {len(rows)} rows) leaves "
-            f"of the collection, got {k!r}: ask for fewer, or give more works"
+            f"k must be an integer from 1 to {left}, what the largest work ({size.max()} of {len(rows)} rows) leaves, "
+            f"got {k!r}: ask for fewer, or give more works"
         )
     similarities = np.empty((len(rows), k), np.float32)
     indices = np.empty((len(rows), k), np.int64)
@@ -51,8 +46,7 @@ def alignment(first: ArrayLike, second: ArrayLike, alpha: float = 2) -> float:
     """Measure how far positive pairs lie apart: the mean of ||x - y||^alpha over rows (N, D) and (N, D), L2-normalised.
 
     0 where both images of every pair have the same descriptor; 2 is what random directions give for alpha = 2.
-    Raises ValueError for different shapes, and an alpha that isn't positive.
-    Source: Wang and Isola, Understanding Contrastive Representation Learning, ICML 2020, section 4.1.
+    Raises ValueError for different shapes, and for alpha <= 0. Source: Wang and Isola, ICML 2020, section 4.1.
     """
     x, y = as_rows(first, "first"), as_rows(second, "second")
     if x.shape != y.shape or not alpha > 0:
@@ -67,9 +61,8 @@ def uniformity(descriptors: ArrayLike, t: float = 2, *, seed: int = 0) -> float:
     """Measure how evenly L2-normalised rows (N, D) fill the sphere: log of the mean of exp(-t ||x - y||²) over pairs.
 
     Lower is more even, 0 where all rows are one. Pairs are of two different rows: all of them up to EXACT rows, of
-    more rows PAIRS that `seed` draws, in blocks either way.
-    Raises ValueError for less than two rows, and a t that isn't positive.
-    Source: Wang and Isola, ICML 2020, section 4.1.
+    more rows PAIRS that `seed` draws. Raises ValueError for less than two rows, and a t that isn't positive.
+    Source: Wang and Isola, Understanding Contrastive Representation Learning, ICML 2020, section 4.1.
     """
     rows = as_rows(descriptors)
     n, D = rows.shape
@@ -77,14 +70,11 @@ def uniformity(descriptors: ArrayLike, t: float = 2, *, seed: int = 0) -> float:
         raise ValueError(f"uniformity needs two rows and t > 0, got {n} rows and t {t!r}")
     logs = []  # of sums, by block
     if n <= EXACT:
-        step = max(int(_NUMBERS**0.5), 1)
-        for i in range(0, n, step):
-            x = _unit(rows[i : i + step])
-            for j in range(i, n, step):
-                exponents = 2 * t * (x @ _unit(rows[j : j + step]).T - 1)  # ||x - y||² = 2 - 2 x·y
-                if i == j:  # each pair once, and no row with itself
-                    exponents[np.tri(len(x), dtype=bool)] = -np.inf
-                logs.append(logsumexp(exponents))
+        for one, other in combinations_with_replacement(slices(n, int(_NUMBERS**0.5)), 2):
+            exponents = 2 * t * (_unit(rows[one]) @ _unit(rows[other]).T - 1)  # ||x - y||² = 2 - 2 x·y
+            if one == other:  # each pair once, and no row with itself
+                exponents[np.tri(len(exponents), dtype=bool)] = -np.inf
+            logs.append(logsumexp(exponents))
         return float(logsumexp(logs) - np.log(n * (n - 1) / 2))
     rng = np.random.default_rng(seed)
     first, second = rng.integers(n, size=PAIRS), rng.integers(n - 1, size=PAIRS)
@@ -102,9 +92,8 @@ def agreement(
     `neighbours` are those of all N rows in the first space (from `nearest_works`, with the same `groups`). One row a
     rank, 1 to K, and last "random": each row with one drawn by `seed` from those of other works. Columns: `similarity`,
     the mean cosine over all queries, with the 95 % interval `low` and `high` of queries drawn again; and `lift`, how
-    many standard deviations of a random pair's similarity the mean lies above theirs.
-    Raises ValueError for neighbours of another number of rows or of a query's own work, for one work only, and for a
-    second space in which all random pairs are equally similar.
+    many standard deviations of a random pair's similarity the mean lies above theirs: a mean by itself says nothing.
+    Raises ValueError for neighbours of other rows or of a query's own work, one work only, and random pairs all alike.
     """
     rows = as_rows(second, "second")
     n, K = neighbours.indices.shape
@@ -165,9 +154,7 @@ def _works(groups: ArrayLike | None, n: int) -> tuple[NDArray[np.int64], NDArray
         return np.arange(n), np.ones(n, np.int64)
     given = np.asarray(groups)
     if given.shape != (n,) or given.dtype.kind not in "iu" or (n and given.min() < UNKNOWN):
-        raise ValueError(
-            f"groups must be ({n},) integers, {UNKNOWN} for a work of its own, got {given.dtype} of shape {given.shape}"
-        )
+        raise ValueError(f"groups must be ({n},) integers of {UNKNOWN} or more, got {given.dtype} {given.shape}")
     work = np.unique(given, return_inverse=True)[1]
     alone = given == UNKNOWN
     work[alone] = n + np.arange(alone.sum())
@@ -178,10 +165,7 @@ def _works(groups: ArrayLike | None, n: int) -> tuple[NDArray[np.int64], NDArray
 def _check_own(neighbours: Neighbours, group: NDArray[np.int64]) -> None:
     own = np.flatnonzero((group[neighbours.indices] == group[:, None]).any(axis=1))
     if len(own):
-        raise ValueError(
-            f"query {own[0]} has a neighbour of its own work, which agrees by nature: take those of "
-            "nearest_works with the same groups"
-        )
+        raise ValueError(f"query {own[0]} has a neighbour of its own work: take nearest_works with the same groups")
 
 
 def _sizes(values: NDArray[np.int64], counted: NDArray[np.bool_]) -> NDArray[np.int64]:

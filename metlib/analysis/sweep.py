@@ -1,7 +1,4 @@
-"""Which stage, pooling exponent and whitening a network should be read with: all of them measured in one pass.
-
-table = sweep.sweep(museum, backbone.load("R18IN"), "work")
-"""
+"""Which stage, pooling exponent and whitening a network should be read with: all of them measured in one pass."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -28,9 +25,8 @@ class Panel(Embedder):
     """An embedder that reads several stages with several values of GeM's p, in one pass over the images.
 
     `stages` are indices into timm's `feature_info`. Its descriptors (B, sum of C) are the L2-normalised descriptors of
-    every (stage, p) side by side, L2-normalised as a whole; `part` returns those of one of them, as that network alone
-    would compute them. The weights are those of `embedder`, which must not end before the last stage.
-    Raises ValueError for stages that the network hasn't got, a p that isn't positive or comes twice.
+    every (stage, p) side by side, L2-normalised as a whole; `part` returns those of one, as that network alone would
+    compute them. Raises ValueError for stages that the network hasn't got, a p that isn't positive or comes twice.
     """
 
     def __init__(self, embedder: Embedder, stages: Sequence[int], ps: Sequence[float]) -> None:
@@ -92,10 +88,8 @@ def sweep(
     Returns one row a way: `stage`, `p`, `way`, `dim`, `k`, `tau` (tuned on val), and GAP, GAP⁻ and ACC with intervals
     of val (`val_gap`, tuned on the same queries) and test (`gap`, `gap_low`, ...), as fractions.
     """
-    if stages is None:
-        last = _last_stage(embedder)
-        stages = (last - 1, last) if last else (last,)
-    panel = Panel(embedder, stages, ps).eval()
+    last = _last_stage(embedder)
+    panel = Panel(embedder, range(max(last - 1, 0), last + 1) if stages is None else stages, ps).eval()
     described = extract.describe(museum, panel, work_dir, **options)
     table = []
     for stage, p in panel.columns:
@@ -118,6 +112,5 @@ def _ways(splits: list[Any], dims: Sequence[int]) -> Iterator[tuple[str, int, li
     for way, shrinkage in (("PCA", 0.0), ("whitened", 1.0)):
         full = PCAWhitening(kept[-1], shrinkage).fit_spectrum(spectrum)
         changed = [full.transform(rows) for rows in splits]
-        # The leading columns, L2-normalised again, are the smaller whitening.
         for dim in kept:
-            yield way, dim, [unit(rows[:, :dim]) for rows in changed]
+            yield way, dim, [unit(rows[:, :dim]) for rows in changed]  # the leading columns are the smaller whitening
