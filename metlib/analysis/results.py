@@ -4,6 +4,7 @@
 of its row, so git shows only what changed.
 """
 
+import csv
 import datetime
 import math
 import re
@@ -194,7 +195,8 @@ def _check(table: pd.DataFrame, where: Sequence[str], way_out: str, schema: Sche
     for column in (*schema.integers, *schema.numbers, *schema.percentages):
         values = pd.to_numeric(table[column], errors="coerce")
         most = 100 if column in schema.percentages else 2**63
-        good = (values >= 0) & (values <= most) & ((values % 1 == 0) | (column not in schema.integers))
+        good = (values >= 0) & (values <= most)
+        good &= table[column].str.fullmatch(r"\d+") if column in schema.integers else True
         if not good.all():
             row, expected = int((~good).to_numpy().argmax()), "a percentage" if most == 100 else "a number of 0 or more"
             raise ValueError(f"{where[row]}: {column} is {table[column].iloc[row]!r}, expected {expected}; {way_out}")
@@ -209,20 +211,21 @@ def _load(path: Path, schema: Schema) -> pd.DataFrame:
     """Read a results table as texts, every row checked."""
     way_out = "mend it, bring the file back from git, or move it away and run again"
     try:
-        try:
-            table = pd.read_csv(path, dtype=object, keep_default_na=False, skip_blank_lines=False, encoding="utf-8")
-        except pd.errors.EmptyDataError:
-            table = pd.DataFrame()
-        if list(table.columns) != list(schema.columns):
-            raise ValueError(f"its first line names the columns {', '.join(map(str, table.columns))[:80] or 'nothing'}")
-        torn = table.map(lambda value: "\n" in value).any(axis=1)
-        if torn.any():
-            raise ValueError(f"line {int(torn.to_numpy().argmax()) + 2} has a quote that doesn't close on its line")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first, *rows = list(csv.reader(file)) or [[]]
+        if tuple(first) != tuple(schema.columns):
+            raise ValueError(f"its first line names the columns {', '.join(first)[:80] or 'nothing'}")
+        for line, row in enumerate(rows, start=2):
+            if any("\n" in value for value in row):
+                raise ValueError(f"line {line} has a quote that doesn't close on its line")
+            if len(row) != len(first):
+                raise ValueError(f"line {line} has {len(row)} values, expected {len(first)}")
+        table = pd.DataFrame(rows, columns=first, dtype=object)
         _check(table, [f"line {row + 2}" for row in table.index], "it was edited, or merged, by hand", schema)
         twice = _identities(table, schema).duplicated()
         if twice.any():
             raise ValueError(f"line {int(twice.to_numpy().argmax()) + 2} is of the same run as a line above")
-    except ValueError as error:  # pandas' ParserError and UnicodeDecodeError are ValueErrors
+    except (ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
         raise ValueError(f"{path} is no results table, or damaged: {error}; {way_out}") from None
     return table
 
