@@ -153,13 +153,17 @@ def score(choice: Choice, described: Described, split: str = "test", *, device: 
 class Evaluation:
     """One measured set of descriptors: what val chose, and the scores of val and test as fractions.
 
-    `choice` is what was chosen, from descriptors of `raw_dim` dimensions, `shrinkage` that of the whitening. `val` and
-    `test` are rows of `metrics.summary`; val's are optimistic where `tuned_on_val`. `answers` and `neighbours` are by
-    split, "val" and "test". `seconds` says how long each step took, `seed` drew the intervals.
+    `dim` is the whitened dimension of `raw_dim` (None: raw); `dims` and `tuning` say what val chose it, k and tau from,
+    as in `Choice`; `shrinkage` is that of the whitening. `val` and `test` are rows of `metrics.summary`; val's are
+    optimistic where `tuned_on_val`. `answers` and `neighbours` are by split, "val" and "test". `seconds` says how long
+    each step took, `seed` drew the intervals.
     """
 
-    choice: Choice
+    dim: int | None
     raw_dim: int
+    dims: DimTuning | None
+    tuning: Tuning
+    tuned_on_val: bool
     shrinkage: float
     val: dict[str, float]
     test: dict[str, float]
@@ -172,26 +176,6 @@ class Evaluation:
         for split, row in (("val", self.val), ("test", self.test)):
             if len(self.answers[split]) != row["queries"]:
                 raise ValueError(f"{split}: {len(self.answers[split])} answers, but scores of {row['queries']} queries")
-
-    @property
-    def dim(self) -> int | None:
-        """The whitened dimension; None where descriptors are raw."""
-        return self.choice.dim
-
-    @property
-    def dims(self) -> DimTuning | None:
-        """The dimensions that were tried on val; None where none was."""
-        return self.choice.dims
-
-    @property
-    def tuning(self) -> Tuning:
-        """The grid of k and tau, and the best cell."""
-        return self.choice.tuning
-
-    @property
-    def tuned_on_val(self) -> bool:
-        """Whether val chose anything, so that its own scores are optimistic."""
-        return self.choice.tuned_on_val
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays of answers and neighbours, as plain values that JSON can hold; fractions."""
@@ -226,8 +210,11 @@ def measure(
         scored = {split: score(choice, described, split, device=device) for split in ("val", "test")}
         rows = {split: one.summary(seed) for split, one in scored.items()}
     return Evaluation(
-        choice=choice,
+        dim=choice.dim,
         raw_dim=described.database.shape[1],
+        dims=choice.dims,
+        tuning=choice.tuning,
+        tuned_on_val=choice.tuned_on_val,
         shrinkage=shrinkage,
         **rows,
         answers={split: one.answers for split, one in scored.items()},
