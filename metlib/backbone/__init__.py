@@ -1,4 +1,4 @@
-"""Networks that turn images into descriptors: GeM, the `Embedder`, named recipes, checkpoints in and out."""
+"""Networks that turn images into descriptors: GeM, the `Embedder`, recipes, checkpoints, RLA (aggregation)."""
 
 from metlib.backbone.checkpoints import EMBEDDED, build, load, save
 from metlib.backbone.embedder import Embedder, GeM, fold_batch_norm, gem

@@ -73,6 +73,8 @@ class RecurrentResNet(ResNet):
         stages: Any = self.feature_info[1:]
         self.cells = nn.ModuleList(Cell(stage["num_chs"], rla_channels) for stage in stages)
         self.norm: nn.Module = nn.BatchNorm2d(rla_channels)
+        like: Any = self.bn1.weight
+        self.to(like)  # where, and as precise as, timm was asked to put the rest
         self.rla_channels = rla_channels
         self.num_features += rla_channels
         self.feature_info[-1]["num_chs"] = self.num_features
@@ -97,7 +99,9 @@ class RecurrentResNet(ResNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last map: (B, 3, H, W) -> (B, num_features, h, w)."""
-        return list(self._maps(x))[-1]
+        for last in self._maps(x):
+            x = last
+        return x
 
     def forward_intermediates(
         self,
