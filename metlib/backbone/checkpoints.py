@@ -124,7 +124,7 @@ def _prune(trunk: Any, recipe: Recipe) -> Any:
 
 
 def _load_checkpoint(path: Path) -> Embedder:
-    """Load a file of either form. The network is named after it, without its suffix; other dots in it are kept."""
+    """Load a file of either format. The network is named after it, without its suffix; other dots in it are kept."""
     foreign = weights_files.is_torch(path)
     header, tensors = ("", weights_files.rename(weights_files.read(path))) if foreign else _read_own(path)
     suffix = next((suffix for suffix in weights_files.SUFFIXES if path.name.endswith(suffix)), "")

@@ -170,4 +170,4 @@ def recognise(tensors: dict[str, Tensor]) -> Recipe:
     rows = None if projector is None else len(projector)
     if p is None:
         return Recipe(arch, projector=rows, origin="a PyTorch checkpoint")
-    return Recipe(arch, gem_p=p.item(), projector=rows, origin="a checkpoint in the Met authors' form")
+    return Recipe(arch, gem_p=p.item(), projector=rows, origin="a checkpoint in the Met authors' format")

@@ -108,7 +108,9 @@ def check_space(folder: Path, need: int) -> None:
     """Raise DownloadError where the disk of `folder`, which may not exist yet, has no `need` bytes left."""
     free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
     if need > free:
-        raise DownloadError(f"{folder}: about {need:,} bytes are needed, {free:,} are free; make room or change `root`")
+        raise DownloadError(
+            f"{folder}: about {need:,} bytes are needed, {free:,} are free; make room, or choose another folder"
+        )
 
 
 def read_sums(folder: Path) -> dict[str, str]:

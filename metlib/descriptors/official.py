@@ -50,6 +50,7 @@ def write_official(path: str | Path, descriptors: Any) -> Path:
     if not descriptors or not all(isinstance(key, str) for key in descriptors):
         raise ValueError(f"expected arrays by name ({', '.join(OFFICIAL.values())}), got {list(descriptors)!r}")
     with replacing(path) as file:
+        # Protocol 4, which arrays above 4 GiB need.
         _ForAnyNumpy(file, protocol=4).dump({key: as_rows(array, key) for key, array in descriptors.items()})
     return Path(path)
 

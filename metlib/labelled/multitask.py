@@ -236,8 +236,7 @@ def name_run(
 ) -> str:
     """Name a folder for a run of `train`, so that the same run finds it again."""
     about, regime = short_hash(_about(collection, frozen, smoothing)), "frozen" if frozen else "trained"
-    # The names of choices are hashed too: with another than `told`, finished runs would be repeated.
-    return name_run_of(as_museum(collection), embedder, settings, method="multitask", regime=regime, told=about)
+    return name_run_of(as_museum(collection), embedder, settings, method="multitask", regime=regime, about=about)
 
 
 def _about(collection: Labelled, frozen: bool, smoothing: float) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from metlib.common.files import replacing, short_hash
 from metlib.common.progress import track
 from metlib.dataset import Museum, Split
 from metlib.train.method import Method, Plan, Process, join
-from metlib.train.settings import PRESETS, Settings  # noqa: F401 (PRESETS are read from here)
+from metlib.train.settings import PRESETS as PRESETS
+from metlib.train.settings import Settings
 from metlib.train.views import Views
 from metlib.whiten import PCAWhitening
 

@@ -108,10 +108,12 @@ class Parametric(Method):
 
     @property
     def classifier(self) -> Classifier:
+        """The learned vectors, one for each class, as a classifier of descriptors."""
         vectors = self.loss.W.detach().float().cpu().numpy().T
         return Classifier(unit(np.ascontiguousarray(vectors)), self.classes, self.scale)
 
     def score(self, museum: Museum, database: NDArray[np.float32], val: NDArray[np.float32]) -> dict[str, Any]:
+        """Add `classifier_gap`, `_gap_minus` and `_acc` of val to the scores by neighbours, fractions."""
         answers = self.classifier.classify(val)
         scores = asdict(metrics.evaluate(answers.labels, answers.log_confidence, museum.val.labels))
         return super().score(museum, database, val) | {f"classifier_{name}": score for name, score in scores.items()}
