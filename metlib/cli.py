@@ -26,6 +26,7 @@ metlib: a visitor photographs a work; which exhibit is it, how sure are we, and 
 COURSE, DATA, MEASURE, TRAIN = "Run the course", "Look after data", "Measure", "Train"
 
 Method: TypeAlias = Literal["contrastive", "simsiam", "byol", "parametric"]
+Pairs: TypeAlias = Literal["syn", "syn+real", "syn+real-closest", "syn-alone"]
 
 
 def _read_whitening(text: str) -> int | str:
@@ -36,9 +37,11 @@ def _read_whitening(text: str) -> int | str:
 
 def _read_scales(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(item) for item in _items(text))
+        if scales := tuple(float(item) for item in _items(text)):
+            return scales
     except ValueError:
-        raise typer.BadParameter(f"expected numbers separated by commas, such as 1,0.707,0.5, got {text!r}") from None
+        pass
+    raise typer.BadParameter(f"expected numbers separated by commas, such as 1,0.707,0.5, got {text!r}")
 
 
 def _items(text: str | None) -> list[str]:
@@ -46,18 +49,22 @@ def _items(text: str | None) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()] if text else []
 
 
-Database: TypeAlias = Annotated[Literal["full", "mini"], typer.Option(help="The museum's full or smaller database.")]
+Database: TypeAlias = Annotated[Literal["full", "mini"], typer.Option(help="The whole database or the mini one.")]
 Museum: TypeAlias = Annotated[Path, typer.Argument(metavar="MUSEUM", help="A museum in the Met's layout.")]
-Network: TypeAlias = Annotated[str, typer.Argument(metavar="NETWORK", help="A recipe, timm name or checkpoint.")]
+Network: TypeAlias = Annotated[
+    str, typer.Argument(metavar="NETWORK", help="A recipe (see README), timm name or checkpoint.")
+]
 Weights: TypeAlias = Annotated[Path | None, typer.Option(help="A folder of weights, or the file of one network.")]
 Whitening: TypeAlias = Annotated[
     Any,
-    typer.Option(parser=_read_whitening, metavar="auto|raw|N", help="Dimensions to keep; auto: 512, or val's choice."),
+    typer.Option(
+        parser=_read_whitening, metavar="auto|raw|N", help="Dimensions, or raw: none. auto: 512, or val's choice."
+    ),
 ]
 Work: TypeAlias = Annotated[Path, typer.Option(help="Folder for what is kept between runs.")]
 Device: TypeAlias = Annotated[str | None, typer.Option(help="cuda, mps or cpu (default: the fastest that is here).")]
-Table: TypeAlias = Annotated[Path | None, typer.Option(help="A results table (CSV) to add the rows to.")]
-Seed: TypeAlias = Annotated[int, typer.Option(help="Of the 95 % intervals.")]
+Table: TypeAlias = Annotated[Path | None, typer.Option(help="A results table (CSV) that the rows are added to.")]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Of the draws behind the 95 % intervals.")]
 
 
 class _Commands(TyperGroup):
@@ -70,9 +77,9 @@ class _Commands(TyperGroup):
         except typer.Exit:
             raise
         except KeyboardInterrupt:
-            print("\ninterrupted; what was finished is kept", file=sys.stderr)
+            print("\ninterrupted: the same command again keeps the steps that were finished", file=sys.stderr)
             raise typer.Exit(130) from None
-        except (OSError, ValueError, RuntimeError, ImportError, MemoryError) as error:
+        except (OSError, ValueError, RuntimeError, ModuleNotFoundError, MemoryError) as error:
             print(f"error: {' '.join(str(error).splitlines()) or type(error).__name__}", file=sys.stderr)
             raise typer.Exit(getattr(error, "exit_status", 2)) from None
 
@@ -115,13 +122,15 @@ def _start(
 @app.command(rich_help_panel=COURSE)
 def report(
     data: Annotated[Path | None, typer.Option(help="A museum (default: one painted by code).")] = None,
-    backbone: Annotated[str, typer.Option(help="A recipe, timm name or checkpoint.")] = "embedded",
+    backbone: Annotated[
+        str, typer.Option(help="A recipe such as R18IN, timm name or checkpoint; embedded suits painted museums only.")
+    ] = "embedded",
     database: Database = "full",
     work: Annotated[Path | None, typer.Option(help="Descriptors, kept between runs (default: work).")] = None,
     reports: Annotated[Path | None, typer.Option(help="Executed notebooks and pages (default: reports).")] = None,
     figures: Annotated[Path | None, typer.Option(help="Pictures (default: figures, or REPORTS/figures).")] = None,
     only: Annotated[str | None, typer.Option(help="These notebooks only, such as 00,02.", metavar="NN,NN")] = None,
-    parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="For the notebooks.")] = None,
+    parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="Of the notebooks.")] = None,
     seed: Annotated[int, typer.Option(help="Of the museum, and of what notebooks draw.")] = 0,
     timeout: Annotated[int | None, typer.Option(help="Seconds for one cell (default: none).")] = None,
     notebooks: Annotated[Path | None, typer.Option(help="The folder of the notebooks.")] = None,
@@ -137,7 +146,7 @@ def report(
 
 @app.command(rich_help_panel=COURSE)
 def paint(
-    root: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="New or empty (data/synthetic).")] = None,
+    root: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="Default: data/synthetic.")] = None,
     exhibits: Annotated[int, typer.Option(help="How many exhibits.")] = 300,
     seed: Annotated[int, typer.Option(help="Another seed, another museum.")] = 0,
     size: Annotated[int, typer.Option(help="Longer side of an image in pixels.")] = 320,
@@ -146,9 +155,12 @@ def paint(
     """Paint the synthetic museum, in the Met's layout."""
     from metlib import notebooks, synthetic
 
-    options = {"size": size, "workers": workers}
-    painted = synthetic.write_museum(root, exhibits, seed, **options) if root else notebooks.paint_default(seed)
-    print(f"museum: {painted}")
+    if root is None:
+        if (exhibits, size, workers) != (300, 320, 1):
+            raise ValueError("--exhibits, --size and --workers need a FOLDER: metlib paint data/small --exhibits 50")
+        print(f"museum: {notebooks.paint_default(seed)}")
+        return
+    print(f"museum: {synthetic.write_museum(root, exhibits, seed, size=size, workers=workers)}")
 
 
 @app.command(rich_help_panel=COURSE)
@@ -166,7 +178,7 @@ def stamp(notebooks: Annotated[Path | None, typer.Argument(metavar="FOLDER", hel
 @app.command(rich_help_panel=DATA)
 def download(
     root: Annotated[Path, typer.Option(help="The museum's folder.")] = Path("data/met"),
-    part: Annotated[str, typer.Option(help="mini, full, or one archive by its name.")] = "mini",
+    part: Annotated[str, typer.Option(help="mini (3 GB), full, or an archive: ground_truth, test_met, ...")] = "mini",
     url: Annotated[str | None, typer.Option(help="Another address of the archives.")] = None,
     keep_archives: Annotated[bool, typer.Option("--keep-archives", help="Keep them after unpacking.")] = False,
 ) -> None:
@@ -193,7 +205,9 @@ def verify(museum: Museum, database: Database = "full") -> None:
 @app.command(rich_help_panel=DATA)
 def labels(
     collection: Annotated[Path, typer.Argument(metavar="COLLECTION", help="A labelled collection.")],
-    attributes: Annotated[str | None, typer.Option(help="These only (default: the form's own).", metavar="A,B")] = None,
+    attributes: Annotated[
+        str | None, typer.Option(help="These only (default: the format's own).", metavar="A,B")
+    ] = None,
     skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out rows without their image.")] = False,
     decode: Annotated[bool, typer.Option("--verify", help="Decode every image.")] = False,
 ) -> None:
@@ -234,10 +248,10 @@ def extract(
     database: Database = "full",
     work: Work = Path("work"),
     scales: Annotated[Any, typer.Option(parser=_read_scales, metavar="S,S", help="Default: 1,0.707,0.5.")] = None,
-    precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    precision: Annotated[Literal["float32", "float16", "bfloat16"], typer.Option(help="Of the network.")] = "float32",
     batch_size: Annotated[int | None, typer.Option(help="Images of one shape at once.")] = None,
     shard_size: Annotated[int, typer.Option(help="Images between two points from which a killed run resumes.")] = 512,
-    on_error: Annotated[Literal["raise", "skip"], typer.Option(help="Images that can't be read.")] = "raise",
+    on_error: Annotated[Literal["raise", "skip"], typer.Option(help="If an image can't be read.")] = "raise",
     device: Device = None,
     workers: Annotated[int | None, typer.Option(help="Threads that decode; with --ray, processes.")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="On a Ray cluster (extra: scale).")] = False,
@@ -246,27 +260,27 @@ def extract(
     cpus: Annotated[int, typer.Option(help="--ray: cores of a worker.")] = 1,
     gpus: Annotated[float, typer.Option(help="--ray: GPUs of a worker, such as 1 or 0.5.")] = 0,
 ) -> None:
-    """Describe all images of a museum; the same command resumes. Under torchrun, every process takes a share:
+    """Describe all images of a museum; the same command resumes, and runs under torchrun.
 
-    torchrun --nproc-per-node 4 -m metlib extract MUSEUM NETWORK
+    Under torchrun, every process takes a share: torchrun --nproc-per-node 4 -m metlib extract MUSEUM NETWORK
     """
     from metlib import backbone as backbones
     from metlib import dataset
     from metlib import extract as extraction
 
+    if not ray and (address or images or cpus != 1 or gpus):
+        raise ValueError("--address, --images, --cpus and --gpus are options of --ray: add it, or leave them out")
+    if ray and device:
+        raise ValueError("--device is for this machine: with --ray, ask for --gpus")
     read, network = dataset.load(dataset.find(museum), database), backbones.load(backbone)
     options: dict[str, Any] = {"precision": precision, "batch_size": batch_size, "shard_size": shard_size}
     options |= {"on_error": on_error} | ({"scales": scales} if scales else {})
     options |= {"workers": workers} if workers is not None else {}
     if not ray:
-        if address or images or cpus != 1 or gpus:
-            raise ValueError("--address, --images, --cpus and --gpus are options of --ray: add it, or leave them out")
         for name, path, done in extraction.extract_museum(read, network, work, device=device, **options):
             waits = f"rank {os.environ.get('RANK', 0)} is done, others aren't"
             print(f"{name}: {path if done else waits}", flush=True)
         return
-    if device:
-        raise ValueError("--device is for this machine: with --ray, ask for --gpus")
     from metlib.scale import on_ray
 
     ray_options: dict[str, Any] = {"address": address, "images": images, "cpus": cpus, "gpus": gpus}
@@ -280,7 +294,7 @@ def evaluate(
     ground_truth: Annotated[Path, typer.Option(help="A museum, or its folder of ground truth.")],
     database: Database = "full",
     whitening: Whitening = "auto",
-    k: Annotated[int | None, typer.Option(help="Fix the number of neighbours; 1 tunes tau alone.")] = None,
+    k: Annotated[int | None, typer.Option(help="Fix the number of neighbours.")] = None,
     tau: Annotated[float | None, typer.Option(help="Fix the temperature.")] = None,
     seed: Seed = 0,
     device: Annotated[str, typer.Option(help="Where to search: cpu, cuda or mps.")] = "cpu",
@@ -301,12 +315,12 @@ def evaluate(
     measured, described = protocol.measure_files(
         descriptors, museum, whitening=whitening, k=k, tau=tau, seed=seed, device=device
     )
-    if results and not (name or described.made_by.get("backbone")):
-        raise ValueError(f"{descriptors[0]} doesn't say which network made it: the results table needs its --name")
     print(protocol.format_evaluation(measured, described.museum))
     print(protocol.RELEASED_TOOL)
     print(f"scores are in {protocol.write_scores(measured, described, descriptors, json)}")
     if results:
+        if not (name or described.made_by.get("backbone")):
+            raise ValueError(f"{descriptors[0]} doesn't say which network made it: the results table needs its --name")
         from metlib.analysis import results as table  # with pandas, which the scores don't need
 
         table.append(results, table.rows_of(measured, described, name=name))
@@ -349,24 +363,24 @@ def compare(
 
 @app.command(rich_help_panel=TRAIN)
 def train(
-    method: Annotated[Method, typer.Argument(metavar="METHOD", help="What to learn from.")],
+    method: Annotated[Method, typer.Argument(metavar="METHOD", help="contrastive: pairs; parametric: classes.")],
     data: Annotated[Path, typer.Option(help="A museum in the Met's layout.")],
     backbone: Annotated[str, typer.Option(help="A recipe, timm name or checkpoint to start from.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, history and state; resumes what is there.")],
     database: Database = "full",
     weights: Weights = None,
     preset: Annotated[Literal["paper", "small"], typer.Option(help="Settings to start from.")] = "paper",
-    pairs: Annotated[str | None, typer.Option(help="contrastive: syn, syn+real, ...")] = None,
+    pairs: Annotated[Pairs | None, typer.Option(help="contrastive: what is drawn together.")] = None,
     margin: Annotated[float | None, typer.Option(help="contrastive: how far negatives are pushed (1.8).")] = None,
     hardest: Annotated[int | None, typer.Option(help="contrastive: negatives to draw from (10).")] = None,
-    loss: Annotated[str | None, typer.Option(help="parametric: arcface or softmax.")] = None,
+    loss: Annotated[Literal["arcface", "softmax"] | None, typer.Option(help="parametric: the loss.")] = None,
     views: Annotated[int | None, typer.Option(help="parametric: of every image an epoch (1).")] = None,
     lr: Annotated[float | None, typer.Option(help="Adam's rate for the network.")] = None,
     head_lr: Annotated[float | None, typer.Option(help="Adam's rate for what a method puts on top.")] = None,
-    weight_decay: Annotated[float | None, typer.Option()] = None,
-    epochs: Annotated[int | None, typer.Option()] = None,
-    step: Annotated[int | None, typer.Option(help="Epochs until rates are multiplied by gamma.")] = None,
-    gamma: Annotated[float | None, typer.Option()] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Adam's weight decay.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    step: Annotated[int | None, typer.Option(help="Epochs after which the rates are multiplied by gamma.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="The factor of --step.")] = None,
     batch: Annotated[int | None, typer.Option(help="Items of one step.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Parts of a batch, where memory is short.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of a view in pixels.")] = None,
@@ -374,7 +388,7 @@ def train(
     colour: Annotated[bool | None, typer.Option(help="Views with other colours.")] = None,
     flip: Annotated[bool | None, typer.Option(help="Views mirrored.")] = None,
     patience: Annotated[int | None, typer.Option(help="Epochs without a better one that end training.")] = None,
-    projector: Annotated[int | None, typer.Option(help="Dimensions of a layer on top.")] = None,
+    projector: Annotated[int | None, typer.Option(help="Dimensions of a linear layer on top.")] = None,
     frozen_norm: Annotated[bool | None, typer.Option(help="Keep batch norm's statistics.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32 or bf16.")] = None,
     checkpointing: Annotated[bool | None, typer.Option(help="Compute activations twice, to save memory.")] = None,
@@ -394,12 +408,13 @@ def train(
 
     from metlib import backbone as backbones
     from metlib import dataset
-    from metlib.train.loop import PRESETS, Settings
+    from metlib.train.settings import PRESETS, Settings
 
     of_method = {"contrastive": ("pairs", "margin", "hardest"), "parametric": ("loss", "views")}
     own = {name: given[name] for names in of_method.values() for name in names if name in given}
     if strange := sorted(set(own) - set(of_method.get(method, ()))):
-        raise ValueError(f"--{strange[0]} is no option of {method}: leave it out, or choose another method")
+        owner = next(owner for owner, names in of_method.items() if strange[0] in names)
+        raise ValueError(f"--{strange[0]} is an option of {owner}, not of {method}: leave it out, or train {owner}")
     changed: dict[str, Any] = {field.name: given[field.name] for field in fields(Settings) if field.name in given}
     museum = dataset.load(dataset.find(data), database)
     run = importlib.import_module(f"metlib.train.{method}").train
@@ -410,13 +425,13 @@ def train(
 def transfer(
     collection: Annotated[Path, typer.Argument(metavar="COLLECTION", help="A labelled collection.")],
     backbone: Network,
-    regimes: Annotated[str, typer.Option(help="Of probe, frozen, fine-tuned, ...")] = "probe,fine-tuned",
+    regimes: Annotated[str, typer.Option(help="Also frozen, scratch, art-to-art.")] = "probe,fine-tuned",
     attributes: Annotated[str | None, typer.Option(help="Default: those of the format.", metavar="A,B")] = None,
     together: Annotated[bool, typer.Option("--together", help="One network for all attributes.")] = False,
     other: Annotated[Path | None, typer.Option(help="The collection that art-to-art learns first.")] = None,
     seeds: Annotated[int, typer.Option(help="Training runs to average.")] = 3,
-    size: Annotated[int | None, typer.Option(help="Root of the area that images are brought to.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Most epochs.")] = None,
+    size: Annotated[int | None, typer.Option(help="Images are resized to the area of SIZE x SIZE pixels.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many epochs.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images of one step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Adam's rate for the network.")] = None,
     head_lr: Annotated[float | None, typer.Option(help="Adam's rate for the heads.")] = None,
@@ -457,7 +472,7 @@ def transfer(
 @app.command(rich_help_panel=TRAIN)
 def embedded(
     work: Work = Path("work"),
-    out: Annotated[Path | None, typer.Option(help="The file to write (default: metlib's own).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: it replaces metlib's own.")] = None,
 ) -> None:
     """Train the small network that comes with metlib again, from scratch: half an hour on two cores."""
     from metlib import backbone as backbones

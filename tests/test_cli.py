@@ -61,7 +61,7 @@ def test_python_m_metlib_is_the_command() -> None:
         (MemoryError(), 2, "error: MemoryError\n"),
         (ModuleNotFoundError("no Ray Data"), 2, "error: no Ray Data\n"),
         (NotebookFailed("00, code cell 1"), 1, "error: 00, code cell 1\n"),
-        (KeyboardInterrupt(), 130, "\ninterrupted; what was finished is kept\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted: the same command again keeps the steps that were finished\n"),
     ],
 )
 def test_errors_are_one_line_and_a_status(
@@ -87,6 +87,10 @@ def test_words_that_mean_nothing_are_refused(tmp_path: Path, capsys: pytest.Capt
         (["verify"], "Missing argument"),
         (["verify", str(tmp_path), "--database", "big"], "big"),
         (["extract", str(tmp_path), "random", "--scales", "one"], "expected numbers separated by commas"),
+        (["extract", str(tmp_path), "random", "--scales", ","], "expected numbers separated by commas"),
+        (["extract", str(tmp_path), "random", "--gpus", "1"], "are options of --ray"),
+        (["extract", str(tmp_path), "random", "--ray", "--device", "cuda"], "with --ray, ask for --gpus"),
+        (["paint", "--exhibits", "50"], "need a FOLDER"),
     ):
         assert cli.main(wrong) == 2
         assert message in capsys.readouterr().err

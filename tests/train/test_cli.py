@@ -54,7 +54,7 @@ def test_an_option_of_another_method_is_refused(
 ) -> None:
     common = ["--data", str(museum.root), "--backbone", str(checkpoint), "--out", str(tmp_path / "out"), *QUICK]
     assert cli.main(["train", "simsiam", *common, "--pairs", "syn"]) == 2
-    assert capsys.readouterr().err.startswith("error: --pairs is no option of simsiam")
+    assert capsys.readouterr().err.startswith("error: --pairs is an option of contrastive, not of simsiam")
 
 
 def test_a_preset_is_taken_and_changed(
