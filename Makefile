@@ -26,9 +26,9 @@ help:
 	@echo 'make check    ruff, mypy and the import rules alone'
 	@echo 'make lab      open the notebooks in JupyterLab'
 	@echo 'make weights  train the embedded network again, from scratch (half an hour on two cores)'
-	@echo 'make bench    how fast it is: ratios taken in one run, into figures/benchmarks.csv (some ten minutes)'
+	@echo 'make bench    how fast it is, and how much memory: figures/benchmarks.csv (some ten minutes)'
 	@echo 'make paint    paint the synthetic museum, data/synthetic, alone'
-	@echo 'make clean    remove reports/ and work/ (never data/, figures/ or the environment)'
+	@echo 'make clean    remove reports/ and work/, the descriptors and trained networks in it included'
 	@echo
 	@echo 'make report takes'
 	@echo '  DATA=folder       a museum in the Met layout      (default: the synthetic museum, painted by code)'

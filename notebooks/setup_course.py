@@ -39,9 +39,13 @@ def install():
             return
     elif REPOSITORY is None:
         places = ", ".join(map(str, ON_COLAB))
-        raise ModuleNotFoundError(f"no metlib, and no checkout in {places}: upload or mount one")
+        raise ModuleNotFoundError(
+            f"{sys.executable} has no metlib: choose the kernel of the environment that `make report` made, "
+            f"or on Colab put a checkout into one of {places}"
+        )
     pins = [f"{name}=={version(name)}" for name in ("torch", "torchvision") if version(name)]
     source = str(checkout or f"git+{REPOSITORY}")
+    print(f"installing metlib into {sys.executable} (some minutes) ...")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *pins, source], check=True)
     importlib.invalidate_caches()
 

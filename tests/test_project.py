@@ -110,7 +110,7 @@ def test_there_are_notebooks() -> None:
     if not NOTEBOOKS:
         pytest.skip("notebooks/ is empty")
     numbers = [int(path.stem[:2]) for path in NOTEBOOKS]
-    assert len(set(numbers)) == len(numbers) and numbers[:12] == list(range(12))  # the course plans up to 16
+    assert len(set(numbers)) == len(numbers) and numbers[:12] == list(range(12))
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -128,7 +128,7 @@ def test_a_notebook_is_clean(path: Path, notebook: nbformat.NotebookNode) -> Non
     assert notebook.metadata.kernelspec.name == "python3"
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            assert not cell.outputs and cell.execution_count is None, "clear the outputs: `python -m metlib stamp` does"
+            assert not cell.outputs and cell.execution_count is None, "clear the outputs: `metlib stamp` does"
     assert path.stat().st_size < 100_000
 
 
@@ -151,10 +151,8 @@ def test_parameters_are_literals_with_a_reason_each(notebook: nbformat.NotebookN
 
 def test_the_setup_cell_and_the_badge_are_the_templates(path: Path, notebook: nbformat.NotebookNode) -> None:
     (setup,) = runner.tagged(notebook, "setup")
-    assert setup.source == stamping.setup_cell(), "run python -m metlib stamp"
-    assert stamping.badged(notebook.cells[0].source, path.name) == notebook.cells[0].source, (
-        "run python -m metlib stamp"
-    )
+    assert setup.source == stamping.setup_cell(), "run metlib stamp"
+    assert stamping.badged(notebook.cells[0].source, path.name) == notebook.cells[0].source, "run metlib stamp"
     order = [tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
     assert order.index("parameters") < order.index("setup")
 
@@ -162,7 +160,7 @@ def test_the_setup_cell_and_the_badge_are_the_templates(path: Path, notebook: nb
 def test_the_helper_of_the_setup_cell_knows_the_address() -> None:
     text = (ROOT / "notebooks" / "setup_course.py").read_text(encoding="utf-8")
     expected = f'"{stamping.address()}"' if stamping.address() else "None"
-    assert re.findall(r"^REPOSITORY = (\S+)", text, re.MULTILINE) == [expected], "run python -m metlib stamp"
+    assert re.findall(r"^REPOSITORY = (\S+)", text, re.MULTILINE) == [expected], "run metlib stamp"
 
 
 def test_a_notebook_keeps_its_budget(notebook: nbformat.NotebookNode) -> None:

@@ -159,7 +159,7 @@ def load(root: str | Path, database: str = "full") -> Museum:
         way_out = f"paint one with `metlib paint {root}`, or fetch the Met with `metlib download`"
         for other, name in DATABASES.items():
             if name in there and missing == [DATABASES[database]]:
-                way_out = f"it has the {other} database: ask for database={other!r}"
+                way_out = f"it has the {other} database: add --database {other} (in code: database={other!r})"
         raise FileNotFoundError(
             f"{root} is no museum: {truth} has no {', '.join(missing)} (found: {', '.join(there) or 'no JSON'}). "
             f"Expected images/ and ground_truth/{{MET_database,mini_MET_database,valset,testset}}.json; {way_out}"

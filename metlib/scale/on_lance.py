@@ -28,7 +28,7 @@ try:
     from lancedb.index import IvfPq
     from lancedb.table import Table
 except ImportError as error:
-    raise ModuleNotFoundError(f"no LanceDB ({error}): it is an extra, pip install 'metlib[scale]'") from error
+    raise ModuleNotFoundError(f"no LanceDB ({error}): pip install -e '.[scale]' in the project's folder") from error
 
 _TABLE = "descriptors"
 _MEMORY = 2**27  # bytes of descriptors in memory at once

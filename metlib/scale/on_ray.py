@@ -33,7 +33,7 @@ try:
     from pyarrow import fs
     from ray.util.debug import log_once
 except ImportError as error:
-    raise ModuleNotFoundError(f"no Ray Data ({error}): it is an extra, pip install 'metlib[scale]'") from error
+    raise ModuleNotFoundError(f"no Ray Data ({error}): pip install -e '.[scale]' in the project's folder") from error
 
 _BEGINNINGS = 3  # of one shard: Ray would start for ever the workers that it ends
 _HEAD = 2**16  # bytes of an image elsewhere that are read to find its width and height

@@ -138,7 +138,7 @@ def test_without_a_checkout_the_public_address_is_installed_or_an_error_raised(
     helper = copy_helper(tmp_path / "elsewhere", tmp_path / "content")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(helper, "REPOSITORY", None)
-    with pytest.raises(ModuleNotFoundError, match=r"no metlib, and no checkout in .*content/metlib.*: upload or mount"):
+    with pytest.raises(ModuleNotFoundError, match=r"has no metlib: .*make report.*content/metlib"):
         helper.start(str(tmp_path), 0)
     assert calls == []
     del installed["torchvision"]
