@@ -21,7 +21,11 @@ from metlib.dataset import DISTRACTOR, Museum
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCORES = "00_the_whole_thing.csv"
-RESULTS = "results.csv"
+TABLES = {
+    "results.csv": "The results table: one row per run and split, in percent, with its settings.",
+    "attributes.csv": "The results table of labelled collections; `metlib transfer --results` adds to it.",
+    "load.csv": "Load checks, run by hand: see benchmarks/README.md.",
+}
 METRICS = {"gap": "GAP", "gap_minus": "GAP⁻", "acc": "ACC"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PATHS = ("data_root", "work_dir", "figures_dir")  # parameters that name folders of one machine, and aren't shown
@@ -184,8 +188,9 @@ def write_figures_readme(executed: Sequence[ExecutedNotebook], folder: Path) -> 
         if path.with_suffix(".csv").is_file():
             facts.append(f"- numbers: [{path.stem}.csv]({path.stem}.csv)")
         parts += [f"## {path.name}", f"![{alt}]({path.name})", alt, "\n".join(facts)]
-    if (folder / RESULTS).is_file():
-        parts += [f"## {RESULTS}", "The results table: one row per run and split, in percent, with its settings."]
+    for name, what in TABLES.items():
+        if (folder / name).is_file():
+            parts += [f"## {name}", what]
     if (folder / "benchmarks.png").is_file():
         parts += ["## benchmarks.png", "![How fast it is, by figure.](benchmarks.png)"]
         parts += ["Written by `make bench`; numbers: [benchmarks.csv](benchmarks.csv)."]

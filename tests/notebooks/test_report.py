@@ -58,6 +58,6 @@ def test_widgets_and_badges_stay_out_of_pages() -> None:
 
 def test_the_results_table_is_listed_after_the_pictures(tmp_path: Path) -> None:
     Image.new("L", (2, 2)).save(tmp_path / "03_x.png")
-    (tmp_path / report.RESULTS).write_text("date\n")
+    (tmp_path / "results.csv").write_text("date\n")
     readme = report.write_figures_readme([], tmp_path)
     assert readme is not None and "## results.csv" in readme.read_text(encoding="utf-8").split("03_x.png")[-1]
