@@ -85,6 +85,7 @@ def test_the_steps_run_on_small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lines) == 7 and all(float(line["highest"]) >= float(line["lowest"]) for line in lines)
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "LONGEST", 320)
     lines = images._gpu_lines("test_resnet", "cpu", 6, 1)

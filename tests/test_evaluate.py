@@ -117,6 +117,7 @@ def test_the_protocol_is_the_naive_one(dim: int | None, described: Described) ->
     assert 0.2 < run.test["gap"] < 0.99  # neither broken nor trivial
 
 
+@pytest.mark.slow
 def test_auto_is_the_published_dimension_or_the_best_on_val(described: Described) -> None:
     museum = described.museum
     run = measure(described)  # 90 images of 12 dimensions are fewer than ten each
@@ -171,6 +172,7 @@ def test_a_choice_and_a_score_are_the_parts_of_a_measurement(described: Describe
         score(choice, described, "database")
 
 
+@pytest.mark.slow
 def test_val_chooses_only_what_is_not_given(described: Described) -> None:
     alone = measure(described, whitening=6, k=1)
     assert alone.tuning.ks == (1,) and alone.tuning.taus == tune.TAUS and alone.neighbours["test"].k == 1
@@ -190,6 +192,7 @@ def test_test_queries_choose_nothing(described: Described) -> None:
     assert one.val == other.val and one.test != other.test
 
 
+@pytest.mark.slow
 def test_intervals_are_drawn_by_the_seed(described: Described) -> None:
     assert measure(described).test == measure(described).test
     one, other = measure(described), measure(described, seed=1)
@@ -315,6 +318,7 @@ def test_k_1_tunes_tau_alone(ours: Described, tmp_path: Path, capsys: pytest.Cap
     assert "12 dimensions, raw\nk = 1, tau = 20, given" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_folder_and_several_sets(ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = leave(tmp_path / "work" / "scales-1-0.5", ours)
     other = replace(ours, **{name: getattr(ours, name)[:, ::2].copy() for _, name in ours.museum.splits()})
@@ -330,6 +334,7 @@ def test_a_folder_and_several_sets(ours: Described, tmp_path: Path, capsys: pyte
     assert read["test"]["gap"] == measure(joined, whitening=12).test["gap"]
 
 
+@pytest.mark.slow
 def test_rows_go_to_the_results_table(ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_official(tmp_path / "x.pkl", ours)
     csv = tmp_path / "results.csv"

@@ -123,6 +123,7 @@ def test_one_scale_is_the_network_itself(split: Split, embedder: Embedder, tmp_p
         np.testing.assert_allclose(rows[i], alone, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_company_does_not_matter(split: Split, embedder: Embedder, tmp_path: Path) -> None:
     reference = load_descriptors(run(split, embedder, tmp_path / "a"))
     for n, (batch, shard) in enumerate([(1, 1), (3, 10), (16, 512), (2, 3)]):
@@ -143,6 +144,7 @@ def test_a_stage_and_a_projector_too(split: Split, tmp_path: Path) -> None:
 # --- what lies in the folder ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_folder_says_what_made_it(split: Split, embedder: Embedder, tmp_path: Path) -> None:
     path = run(split, embedder, tmp_path / "new" / "out", scales=(1, 0.5))
     assert path == tmp_path / "new" / "out" / "descriptors.npy"
@@ -535,6 +537,7 @@ def museum(tmp_path: Path) -> Museum:
     return Museum(database, val, test, tmp_path, "ours", "full")
 
 
+@pytest.mark.slow
 def test_describe_repeats_nothing(
     museum: Museum, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -560,6 +563,7 @@ def test_describe_repeats_nothing(
     assert not np.allclose(other.val, full.val)  # of the same name, but other weights: another folder
 
 
+@pytest.mark.slow
 def test_describe_aligns_the_museum_with_what_was_skipped(museum: Museum, embedder: Embedder, tmp_path: Path) -> None:
     damage(museum.database, 3)
     damage(museum.test, 1)
@@ -602,6 +606,7 @@ def test_a_folder_may_be_called_npy_and_no_file_is_a_folder(split: Split, embedd
 # --- from a shell ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_describes_a_museum_and_says_where(
     small_museum: Path, embedder: Embedder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -654,6 +659,7 @@ def test_the_command_names_what_is_wrong(
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.slow
 def test_the_command_names_an_image_and_skips_it_where_told(
     small_museum: Path, embedder: Embedder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

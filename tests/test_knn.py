@@ -236,6 +236,7 @@ def test_a_case_by_hand() -> None:
         assert predictions.confidence[0] == pytest.approx(math.exp(2 * nine) / weights, rel=1e-14)
 
 
+@pytest.mark.slow
 @FAST
 @given(case=answered(), tau=taus)
 def test_classify_is_the_definition(case: tuple[Neighbours, NDArray[np.int64]], tau: float) -> None:

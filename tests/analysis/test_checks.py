@@ -201,6 +201,7 @@ def test_a_tiny_database_is_searched_for_what_it_has_and_impossible_sizes_are_re
 # ---- intervals ----
 
 
+@pytest.mark.slow
 def test_the_width_for_accuracy_is_the_textbooks() -> None:
     truth = np.concatenate([np.zeros(500, int), np.full(1000, -1)])
     predicted = (np.arange(1500) >= 300).astype(int)  # 0.6 of the positives right

@@ -27,6 +27,7 @@ def museum(small_museum: Path) -> Museum:
     return dataset.load(small_museum)
 
 
+@pytest.mark.slow
 def test_a_run_is_the_protocol_and_two_rows(museum: Museum, tmp_path: Path) -> None:
     run = compare.measure(museum, embedder(), tmp_path / "work", results=tmp_path / "results.csv", seed=3)
     described = extract.describe(museum, embedder(), tmp_path / "work")
@@ -41,6 +42,7 @@ def test_a_run_is_the_protocol_and_two_rows(museum: Museum, tmp_path: Path) -> N
     assert set(rows["weights"]) == {embedder().weights_sha256()[:8]} and set(rows["scales"]) == {"ms"}
 
 
+@pytest.mark.slow
 def test_networks_are_joined_before_whitening(museum: Museum, tmp_path: Path) -> None:
     one, two = embedder(), embedder(seed=2)
     run = compare.measure(museum, [one, two], tmp_path / "work", whitening=12, scales=(1,))
@@ -52,6 +54,7 @@ def test_networks_are_joined_before_whitening(museum: Museum, tmp_path: Path) ->
     np.testing.assert_allclose(run.neighbours["test"].similarities, expected.similarities, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_rows(small_museum: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = backbone.save(embedder(), tmp_path / "a,b+c.safetensors")  # a file's name isn't a list of networks
     where = ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "results.csv"), "--single-scale"]
@@ -81,6 +84,7 @@ def test_what_would_stop_a_later_network_stops_the_first(
     assert not (tmp_path / "work").exists() and not (tmp_path / "results.csv").exists()
 
 
+@pytest.mark.slow
 def test_rows_of_one_network_say_in_what_they_differ(museum: Museum, tmp_path: Path) -> None:
     for options in ({}, {"whitening": "raw"}):
         compare.measure(museum, embedder(), tmp_path / "work", results=tmp_path / "r.csv", scales=(1,), **options)  # type: ignore[arg-type]

@@ -37,6 +37,7 @@ def test_the_published_numbers_are_those_beside_the_checkout(shared: Path) -> No
     assert published.PUBLISHED.read_bytes() == reference.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_met_is_known_by_its_lists(shared: Path) -> None:
     root = shared / "data" / "met_ground_truth"
     if not root.is_dir():

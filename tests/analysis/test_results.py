@@ -313,6 +313,7 @@ def add_rows(path: Path, start: int) -> None:
         append(path, rows(name=f"network {number}"))
 
 
+@pytest.mark.slow
 def test_processes_that_append_at_once_lose_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=add_rows, args=(tmp_path / "results.csv", 10 * i)) for i in range(2)]

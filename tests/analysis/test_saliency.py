@@ -356,6 +356,7 @@ def vgg() -> Embedder:
     return network(arch="vgg11")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (50, 71)])
 def test_visual_backprop_of_vgg_is_its_naive_twin(size: tuple[int, int]) -> None:
     embedder, picture = vgg(), scene(0, *size)
@@ -480,6 +481,7 @@ def test_what_cannot_be_randomised_is_refused() -> None:
         randomise(backbone.fold_batch_norm(network()))
 
 
+@pytest.mark.slow
 def test_maps_of_the_trained_network_disagree_with_those_of_random_ones() -> None:
     trained, agreements = backbone.load("embedded"), []
     randoms = [randomise(trained, seed) for seed in range(3)]

@@ -70,6 +70,7 @@ def test_a_panel_of_a_network_that_is_cut_off() -> None:
         Panel(embedder, (2, 3), (3,))
 
 
+@pytest.mark.slow
 def test_a_panel_through_three_scales(tmp_path: Path) -> None:
     for i in range(3):
         noise = np.random.default_rng(i).integers(0, 256, (80, 60 + 10 * (i % 2), 3), dtype=np.uint8)
@@ -114,6 +115,7 @@ def test_exponents_that_a_panel_refuses(ps: tuple[float, ...]) -> None:
 # --- every way of reading --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_way_of_a_sweep_is_that_network_alone(museum: Museum, tmp_path: Path) -> None:
     table = sweep.sweep(museum, tiny(), tmp_path, ps=(1, 3), dims=(4, 8, 4096), scales=(1,))
     stages = len(tiny().trunk.feature_info)

@@ -245,6 +245,7 @@ def test_attention_fits_into_recurrent_blocks_too() -> None:
     assert trunk(images()).shape == (2, 26)
 
 
+@pytest.mark.slow
 def test_five_trunks_of_comparable_size_by_arguments_that_json_can_hold(tmp_path: Path) -> None:
     sizes = {}
     for name, (arch, arch_args) in VARIANTS.items():

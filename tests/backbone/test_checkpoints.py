@@ -34,6 +34,7 @@ def images(n: int = 2, height: int = 64, width: int = 48, seed: int = 0) -> Tens
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_random_is_the_same_everywhere_and_disturbs_nobody() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -87,6 +88,7 @@ def published(path: Path, arch: str, without: str = "none", seed: int = 3) -> di
     return weights
 
 
+@pytest.mark.slow
 def test_a_recipe_loads_the_weights_that_are_fetched(hub: Callable[[Path], list[str]], tmp_path: Path) -> None:
     weights = published(tmp_path / "model.safetensors", "resnet18")
     asked = hub(tmp_path / "model.safetensors")
@@ -116,6 +118,7 @@ def test_weights_of_another_network_are_refused(hub: Callable[[Path], list[str]]
         load("R18IN")  # layer3 would have stayed random
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_fetched(tmp_path: Path) -> None:
     program = "from metlib import backbone\ntry: backbone.load('R18IN')\nexcept RuntimeError as error: print(error)"
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
@@ -134,6 +137,7 @@ def test_any_failure_of_timm_says_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
         load("R50SWSL")
 
 
+@pytest.mark.slow
 def test_a_network_without_published_weights_is_not_made_at_random() -> None:
     with_weights = {name.split(".")[0] for name in timm.list_pretrained()}
     known = (name for name in timm.list_models("resnet*") if not name.endswith("_rla"))  # those are metlib's own
@@ -235,6 +239,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_recipe_is_checked_before_it_is_used(case: str, tmp_path: Path) -> None:
     recipe, message = HOSTILE[case]

@@ -85,6 +85,7 @@ def test_every_recipe_is_built_and_run() -> None:
     assert list(DIMS) == list(RECIPES) and set(LARGE) < set(RECIPES)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_a_network_gives_unit_rows_that_depend_on_the_image(small: Embedder) -> None:
     rows = small(images(*SIZE))
@@ -94,6 +95,7 @@ def test_a_network_gives_unit_rows_that_depend_on_the_image(small: Embedder) -> 
     assert not small.training
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_a_network_is_pooled_as_its_recipe_says(small: Embedder) -> None:
     x = prepared(small, images(*SIZE))
@@ -113,6 +115,7 @@ def test_a_network_is_pooled_as_its_recipe_says(small: Embedder) -> None:
         torch.testing.assert_close(expected, head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small", [name for name in TRANSFORMERS if name in SMALL], indirect=True)
 @torch.inference_mode()
 def test_prefix_tokens_are_no_part_of_the_map(small: Embedder) -> None:
@@ -128,6 +131,7 @@ def test_prefix_tokens_are_no_part_of_the_map(small: Embedder) -> None:
     torch.testing.assert_close(mean(images(*SIZE)), F.normalize(tokens[:, n:].mean(dim=1), dim=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_network_has_the_right_shapes(name: str) -> None:
     with torch.device("meta"):
@@ -140,6 +144,7 @@ def test_a_large_network_has_the_right_shapes(name: str) -> None:
         assert embedder.trunk.num_prefix_tokens == prefix(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in OURS])
 def test_the_published_file_fits(name: str) -> None:
     """What timm builds by default has the names and shapes that the Hub's file has: our arguments may change none."""
@@ -235,6 +240,7 @@ def test_the_pixel_statistics_are_the_published_ones() -> None:
         assert (recipe.mean, recipe.std) == expected, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TAGGED)
 def test_a_timm_name_gives_what_the_recipe_has(name: str) -> None:
     written, found = RECIPES[name], of_timm(RECIPES[name].arch)
@@ -242,6 +248,7 @@ def test_a_timm_name_gives_what_the_recipe_has(name: str) -> None:
     assert {key: getattr(found, key) for key in same} == {key: getattr(written, key) for key in same}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pooling", "multiple", "longest"),
     [

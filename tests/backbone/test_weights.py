@@ -119,6 +119,7 @@ def agrees(embedder: Embedder, theirs: nn.Module) -> None:
     torch.testing.assert_close(embedder(images()), theirs((images() - MEAN) / STD), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @FORMS
 def test_the_authors_checkpoint_gives_what_their_own_network_gives(zipped: bool, tmp_path: Path) -> None:
     theirs, saved = checkpoint()
@@ -135,6 +136,7 @@ def test_the_authors_checkpoint_gives_what_their_own_network_gives(zipped: bool,
     assert again.weights_sha256() == embedder.weights_sha256()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "projector", "bias"),
     [("resnet18", False, ""), ("resnet18", True, "(D,)"), ("resnet50", True, "(1, D)"), ("resnext50_32x4d", False, "")],
@@ -147,6 +149,7 @@ def test_their_other_networks(arch: str, projector: bool, bias: str, tmp_path: P
     assert embedder.recipe.arch == arch and (embedder.projector is not None) == projector
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["module.", "bare", "without p", "weights of a classifier", "old numpy"])
 def test_the_same_network_in_other_words(form: str, tmp_path: Path) -> None:
     theirs, saved = checkpoint(p=3.0)
@@ -186,6 +189,7 @@ def test_a_plain_file_of_torchvisions() -> None:
     assert weights.recognise(old) == recipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arch", ["resnet34", "resnet101", "resnext101_32x4d", "resnext101_32x8d", "resnext101_32x16d", "resnext50_32x4d"]
 )
@@ -238,6 +242,7 @@ def serve(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "form", "zipped"),
     [("R50SwAV", of_swav, False), ("R50SIN", of_stylized, False), ("R50SIN", of_stylized, True)],
@@ -322,6 +327,7 @@ def holds(embedder: Embedder, tensors: dict[str, Tensor]) -> bool:
     return set(own) <= set(tensors) and all(torch.equal(own[key], tensors[key]) for key in own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file",
     [
@@ -373,6 +379,7 @@ def test_weights_of_the_same_architecture_are_not_taken_for_others(tmp_path: Pat
     assert clip == tmp_path / "vit_base_patch16_clip_224.openai.bin"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arch", "suffix"),
     [
@@ -436,6 +443,7 @@ class Stateful:
         return self.reduced
 
 
+@pytest.mark.slow
 @FORMS
 def test_numpy_is_not_given_what_a_file_says(zipped: bool, tmp_path: Path) -> None:
     """A dtype of objects whose flags are cleared would make numpy follow pointers that the file made up."""
@@ -462,6 +470,7 @@ def test_cut_files_are_refused(zipped: bool, r18: dict[str, Tensor], tmp_path: P
         load("R18IN", weights=path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol 4:UserWarning")
 def test_empty_and_foreign_files_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "zip", "w") as file:
@@ -490,6 +499,7 @@ def test_empty_and_foreign_files_are_refused(tmp_path: Path) -> None:
             load("R18IN", weights=tmp_path / name)
 
 
+@pytest.mark.slow
 def test_another_architecture_is_named(r18: dict[str, Tensor], tmp_path: Path) -> None:
     vgg = {f"features.{i}.weight": torch.ones(4, 3, 3, 3) for i in (0, 2, 5)} | {
         "classifier.0.weight": torch.ones(9, 4)
@@ -508,6 +518,7 @@ def test_another_architecture_is_named(r18: dict[str, Tensor], tmp_path: Path) -
         load(written(path, lacking))
 
 
+@pytest.mark.slow
 def test_weights_of_another_architecture_for_a_recipe_name_the_keys(r18: dict[str, Tensor], tmp_path: Path) -> None:
     keys = ("layer1.0.bn3.bias", "Conv2d_1a_3x3", "block1", "patch_embed", "fc.weight", "base_layer")
     files = [written(tmp_path / "r18.pth", r18), tmp_path / "r18.safetensors"]
@@ -522,6 +533,7 @@ def test_weights_of_another_architecture_for_a_recipe_name_the_keys(r18: dict[st
             assert len(str(caught.value)) < 3000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arch", "key"),
     [("Inception-v3", "inception_v3", "Mixed_5b.branch1x1.conv.weight"), ("dla34", "dla34", "level5.root.conv.weight")],
@@ -555,6 +567,7 @@ BAD_TENSORS: dict[str, tuple[dict[str, Tensor], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor:UserWarning")
 @pytest.mark.parametrize("case", BAD_TENSORS)
 def test_tensors_that_no_honest_file_has(case: str, r18: dict[str, Tensor], tmp_path: Path) -> None:
@@ -565,6 +578,7 @@ def test_tensors_that_no_honest_file_has(case: str, r18: dict[str, Tensor], tmp_
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_network_ends_where_it_is_told_to(r18: dict[str, Tensor], tmp_path: Path) -> None:
     """What `weights` fills may be read at any stage: the file is checked whole first."""
     path = written(tmp_path / "R18IN.pth", r18)

@@ -83,6 +83,7 @@ def test_the_full_database_is_missed_by_name_with_the_way_out() -> None:
         dataset.load(SHARED / "data" / "met_ground_truth")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "data" / "uab_museum").is_dir(), reason="no ../shared/data/uab_museum here")
 def test_real_photographs_load_and_verify() -> None:
     museum = dataset.load(SHARED / "data" / "uab_museum")

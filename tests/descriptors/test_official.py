@@ -174,6 +174,7 @@ def hostile(marker: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", hostile("/marker"))
 def test_a_hostile_or_damaged_pickle_runs_nothing(case: str, tmp_path: Path) -> None:
     marker = tmp_path / "ran"

@@ -57,6 +57,7 @@ def test_a_batch_without_a_label_for_an_attribute_learns_from_the_others(
     assert loss.item() == pytest.approx(np.log(3), rel=1e-4)  # colour's heads at zero: three classes alike
 
 
+@pytest.mark.slow
 def test_it_learns_two_attributes_at_once_and_keeps_the_best_epoch(
     paintings: Labelled, embedder: Embedder, budget: Settings, tmp_path: Path
 ) -> None:
@@ -77,6 +78,7 @@ def test_it_learns_two_attributes_at_once_and_keeps_the_best_epoch(
         assert accuracy == pytest.approx(rows.loc[rows["best"], f"accuracy_{name}"].item())
 
 
+@pytest.mark.slow
 def test_a_frozen_trunk_stays_as_it_is_and_only_heads_learn(
     paintings: Labelled, embedder: Embedder, budget: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +93,7 @@ def test_a_frozen_trunk_stays_as_it_is_and_only_heads_learn(
     assert all(parameter.requires_grad for parameter in embedder.parameters())  # the one that was given is untouched
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_end_and_patience_ends_it(
     paintings: Labelled, embedder: Embedder, budget: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -274,6 +274,7 @@ def test_compare_by_hand() -> None:
     assert table.loc["bad"].tolist() == pytest.approx([0, 0, 0, (1 / 4 + 2 / 5) / 2, 1, 0])
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_rows_drawn_again_and_repeatable() -> None:
     rng = np.random.default_rng(0)
     planted = np.arange(50) < 12

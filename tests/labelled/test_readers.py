@@ -19,6 +19,7 @@ from tests.labelled.samples import ALL, ARTGAN, METADATA, OBJECTS, PUBLISHED, ar
 # ---- the real ones ----
 
 
+@pytest.mark.slow
 def test_the_impressionists_are_counted_right(shared: Path, tmp_path: Path) -> None:
     root = shared / "data" / "impressionists64"
     if not root.is_dir():

@@ -58,6 +58,7 @@ def test_a_probe_is_scikit_learns_logistic_regression(paintings: Labelled) -> No
     assert set(fit_probe(few, rows[paintings.labels["colour"] != 2]).predict(rows)["colour"].tolist()) <= {0, 1}
 
 
+@pytest.mark.slow
 def test_every_regime_learns_something_and_starts_where_it_says(
     paintings: Labelled, embedder: Embedder, budget: Settings, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_scores_leave_out_images_without_a_label_and_average_seeds(paintings: La
     assert row["majority"] == labelled.majority(paintings, "edge")
 
 
+@pytest.mark.slow
 def test_rows_of_a_results_table_are_read_back(
     paintings: Labelled, embedder: Embedder, budget: Settings, tmp_path: Path
 ) -> None:
@@ -143,6 +145,7 @@ def test_rows_of_a_results_table_are_read_back(
     assert len(results.read(path, results.ATTRIBUTES)) == 2 + 3 * 2  # another source, or other settings, is another run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["VGG19", "Inception-v3", "Xception", "R50IN"])
 def test_the_architectures_of_the_study_learn_all_attributes(name: str, paintings: Labelled) -> None:
     network = backbone.build(replace(backbone.RECIPES[name], seed=0), name)  # their own weights aren't at hand
@@ -171,6 +174,7 @@ def test_what_makes_no_sense_is_refused(
         run_regime(paintings, embedder, tmp_path, **options)
 
 
+@pytest.mark.slow
 def test_the_command_line_adds_a_collection_to_a_results_table(
     museum, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

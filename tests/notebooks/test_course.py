@@ -31,6 +31,7 @@ def reports(small_museum: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
+@pytest.mark.slow
 def test_every_notebook_has_a_page_that_needs_no_network(reports: Path) -> None:
     pages = sorted(reports.glob("*.html"))
     assert [page.stem for page in pages] == [*(path.stem for path in NOTEBOOKS), "index"]

@@ -97,6 +97,7 @@ def execute(folder: Path, *cells: str, **options: object) -> report.ExecutedNote
 # --- a whole run ---
 
 
+@pytest.mark.slow
 def test_a_run_leaves_pages_pictures_and_a_table(
     tmp_path: Path, museum: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +136,7 @@ def test_a_run_leaves_pages_pictures_and_a_table(
     assert str(tmp_path) not in readme
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "verdict"), [("random", "a floor"), ("embedded", "of a small"), ("resnet18", None)]
 )
@@ -152,6 +154,7 @@ def test_the_first_page_says_what_the_network_is_worth(
 # --- what a notebook may not do ---
 
 
+@pytest.mark.slow
 def test_a_cell_that_raises_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotebookFailed) as caught:
         execute(tmp_path, "x = 1", "\n# second\nprint(x / 0)", "x = 2")
@@ -161,22 +164,26 @@ def test_a_cell_that_raises_is_named(tmp_path: Path) -> None:
     assert str(executed) in text and "ZeroDivisionError" in executed.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cells", [("import sys; sys.exit(0)", "x = 1"), ("x = 1", "raise SystemExit")])
 def test_a_notebook_that_ends_early_fails(tmp_path: Path, cells: tuple[str, str]) -> None:
     with pytest.raises(NotebookFailed, match=r"\((import sys|raise System).*ended the notebook early"):
         execute(tmp_path, *cells)
 
 
+@pytest.mark.slow
 def test_a_kernel_that_dies_fails_and_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotebookFailed, match=r"code cell 2 of 3 \(import os.*the kernel died"):
         execute(tmp_path, "import os; os._exit(0)", "x = 1")
 
 
+@pytest.mark.slow
 def test_a_cell_that_takes_too_long_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotebookFailed, match=r"code cell 2 of 2 \(import time.*longer than 1 s"):
         execute(tmp_path, "import time; time.sleep(60)", timeout=1)
 
 
+@pytest.mark.slow
 def test_a_cell_that_did_not_run_fails(tmp_path: Path) -> None:
     path = write(tmp_path / "notebooks", "00_a.ipynb", "x = 1", "y = 2")
     notebook = nbformat.read(path, as_version=4)

@@ -46,6 +46,7 @@ def test_the_same_picture_is_the_same_file(tmp_path: Path) -> None:
     assert first == second
 
 
+@pytest.mark.slow
 def test_a_noisy_picture_is_made_small_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
     figure, ax = plt.subplots(figsize=(8, 6))

@@ -11,6 +11,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import pytest
 
 from metlib import plots
 
@@ -25,6 +26,7 @@ def test_an_axes_that_is_given_is_drawn_on_and_settings_stay() -> None:
     assert dict(mpl.rcParams) == before and mpl.get_backend() == backend
 
 
+@pytest.mark.slow
 def test_importing_plots_chooses_no_backend_and_loads_no_ipython() -> None:
     code = (
         "import sys, metlib.plots, matplotlib as mpl, matplotlib.rcsetup as rc;"
@@ -35,6 +37,7 @@ def test_importing_plots_chooses_no_backend_and_loads_no_ipython() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
 
 
+@pytest.mark.slow
 def test_a_dollar_in_a_name_starts_no_formula(tmp_path: Path, files: list[Path]) -> None:
     odd = [r"$\\foo$", "a $x^$ b"]
     table = pd.DataFrame({"class": odd, "train": [2, 1], "val": [0, 0], "test": [1, 1], "gap": [0.5, 0.4]})

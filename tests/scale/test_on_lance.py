@@ -121,6 +121,7 @@ def test_more_probes_and_more_candidates_find_more(
     assert 0.05 < least < probed < refined == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_query_is_answered_alike_alone_and_in_company(
     table: Path, queries: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,5 +369,5 @@ def test_other_tables_and_damaged_ones_are_refused(tmp_path: Path) -> None:
 def test_without_lancedb_the_import_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lancedb", None)
     monkeypatch.delitem(sys.modules, "metlib.scale.on_lance")
-    with pytest.raises(ImportError, match=r"pip install 'metlib\[scale\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[scale\]'"):
         importlib.import_module("metlib.scale.on_lance")

@@ -32,6 +32,7 @@ from metlib.extract import load_descriptors, load_labels, load_recipe
 
 ray = pytest.importorskip("ray")
 on_ray = pytest.importorskip("metlib.scale.on_ray")
+pytestmark = pytest.mark.slow  # one Ray for all of them takes seconds to start
 
 SIZES = [(64, 48), (48, 64), (72, 72), (57, 61), (50, 70)]
 
@@ -418,7 +419,7 @@ def test_what_ray_raises_is_explained() -> None:
 def test_a_missing_ray_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "metlib.scale.on_ray")
-    with pytest.raises(ModuleNotFoundError, match=r"no Ray Data .*pip install 'metlib\[scale\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"no Ray Data .*pip install -e '\.\[scale\]'"):
         importlib.import_module("metlib.scale.on_ray")
 
 

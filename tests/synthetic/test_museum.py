@@ -43,6 +43,7 @@ def splits(museum: Museum) -> tuple[Split, ...]:
     return museum.database, museum.val, museum.test
 
 
+@pytest.mark.slow
 def test_the_layout_loads_with_the_numbers_asked_for(museum: Museum, root: Path) -> None:
     catalogue = plan(8, 0, 2, 4, 3.5)
     assert len(museum.database) == catalogue.photos.sum()
@@ -93,6 +94,7 @@ def test_attributes_describe_every_exhibit(museum: Museum, root: Path) -> None:
         assert row["maker"] and row["title"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_paints_the_same_museum(root: Path, tmp_path: Path) -> None:
     again = small(tmp_path / "again")
     assert files(again) == files(root)
@@ -104,12 +106,14 @@ def test_the_same_seed_paints_the_same_museum(root: Path, tmp_path: Path) -> Non
                 assert np.array_equal(np.asarray(one), np.asarray(other)), path
 
 
+@pytest.mark.slow
 def test_another_seed_paints_another_museum(root: Path, tmp_path: Path) -> None:
     other = small(tmp_path / "other", seed=1)
     assert load(other).database.labels.tolist() != load(root).database.labels.tolist()
     assert not set(load(other).test.paths) & set(load(root).test.paths)
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(root: Path, tmp_path: Path) -> None:
     parallel = write_museum(tmp_path / "parallel", 8, 0, size=64, n_val=2, n_test=4, distractors=3.5, workers=2)
     assert files(parallel) == files(root)

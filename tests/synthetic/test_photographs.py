@@ -9,6 +9,7 @@ from PIL import Image
 from metlib.synthetic.photographs import NOT_ART, SCHOOLS, Exhibit, gallery, hang, query, studio, visit
 
 
+@pytest.mark.slow
 def test_every_school_paints() -> None:
     for kind, schools in SCHOOLS.items():
         for k, school in enumerate(schools):

@@ -58,6 +58,7 @@ def test_the_slow_copy_moves_a_little_and_only_after_a_step(embedder: Embedder) 
     assert torch.allclose(moved, torch.full_like(moved, 1 - momentum_at(1, 10)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_moves_the_copy_and_leaves_no_head(
     museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path
 ) -> None:

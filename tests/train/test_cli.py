@@ -17,6 +17,7 @@ from metlib.train.settings import Settings
 QUICK = ["--epochs", "1", "--batch", "8", "--size", "32", "--workers", "0", "--device", "cpu", "--lr", "0.001"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "own"),
     [

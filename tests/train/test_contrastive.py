@@ -119,6 +119,7 @@ def test_training_refuses_before_it_starts(
         contrastive.train(replace(museum, database=one), embedder, tmp_path / "one", pairs="syn", settings=settings)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path) -> None:
     longer = replace(settings, epochs=4, step=4, batch=16)
     path = contrastive.train(museum, embedder, tmp_path / "out", pairs="syn+real", settings=longer)

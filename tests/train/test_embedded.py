@@ -36,6 +36,7 @@ def test_visits_join_the_database_with_their_exhibits_and_strangers_stay_outside
     assert shown.val.paths.tolist() == museum.val.paths.tolist()
 
 
+@pytest.mark.slow
 def test_it_is_made_in_half_precision_with_all_that_made_it(painted: Path, settings: Settings, tmp_path: Path) -> None:
     short = replace(settings, epochs=3, step=3, head_lr=1e-2, frozen_norm=False)
     asked = {"network": NETWORK, "painted": TINY, "settings": short, "views": 4}
@@ -53,6 +54,7 @@ def test_it_is_made_in_half_precision_with_all_that_made_it(painted: Path, setti
     assert made.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_weights_that_learned_nothing_are_not_written(painted: Path, settings: Settings, tmp_path: Path) -> None:
     still = replace(settings, epochs=1, lr=1e-15)
     with pytest.raises(RuntimeError, match="no epoch was better than untrained weights"):
@@ -85,6 +87,7 @@ def test_it_comes_with_its_own_weights_only() -> None:
         backbone.load("embedded", weights="x.pt")
 
 
+@pytest.mark.slow
 def test_it_beats_random_by_far_on_a_museum_that_it_never_saw(tmp_path: Path) -> None:
     root = synthetic.write_museum(tmp_path / "museum", n_exhibits=80, size=256, n_test=80, workers=2)
     museum = dataset.load(root)

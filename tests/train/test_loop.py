@@ -60,6 +60,7 @@ def assert_same_state(first: Any, second: Any) -> None:
 # --- an epoch ---
 
 
+@pytest.mark.slow
 def test_the_untouched_network_is_epoch_0_scored_as_the_study_scores(
     museum: Museum, embedder: Embedder, settings: Settings, out: Path, tmp_path: Path
 ) -> None:
@@ -73,6 +74,7 @@ def test_the_untouched_network_is_epoch_0_scored_as_the_study_scores(
     assert pd.isna(first["loss"])
 
 
+@pytest.mark.slow
 def test_the_history_and_what_is_kept(
     museum: Museum, embedder: Embedder, settings: Settings, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,6 +90,7 @@ def test_the_history_and_what_is_kept(
     assert f"best by val GAP: epoch {best} of 3" in text and "epoch 0/3: p 3, val GAP" in text and "images/s" in text
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_the_network_of_the_best_epoch(
     museum: Museum, embedder: Embedder, settings: Settings, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +121,7 @@ def test_the_checkpoint_is_the_network_of_the_best_epoch(
     assert described.database.shape == (len(museum.database), embedder.dim)
 
 
+@pytest.mark.slow
 def test_an_untrained_network_that_stays_best_stays_untrained(
     museum: Museum, embedder: Embedder, settings: Settings, out: Path
 ) -> None:
@@ -127,6 +131,7 @@ def test_an_untrained_network_that_stays_best_stays_untrained(
     assert loaded.weights_sha256() == embedder.weights_sha256()
 
 
+@pytest.mark.slow
 def test_nothing_of_the_caller_changes(museum: Museum, embedder: Embedder, settings: Settings, out: Path) -> None:
     before, generator = embedder.weights_sha256(), torch.random.get_rng_state()
     simsiam.train(museum, embedder, out, hidden=16, neck=4, settings=settings)
@@ -134,6 +139,7 @@ def test_nothing_of_the_caller_changes(museum: Museum, embedder: Embedder, setti
     assert torch.equal(torch.random.get_rng_state(), generator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [True, False])
 def test_batch_norms_statistics_stay_where_they_are_to_stay(
     frozen: bool, museum: Museum, embedder: Embedder, settings: Settings, out: Path
@@ -150,6 +156,7 @@ def test_batch_norms_statistics_stay_where_they_are_to_stay(
     assert state["embedder.pool.p"] != embedder.pool.p
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_and_saved_memory_change_nothing(
     museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path
 ) -> None:
@@ -162,6 +169,7 @@ def test_parts_of_a_batch_and_saved_memory_change_nothing(
         np.testing.assert_allclose(other, losses[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains(museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path) -> None:
     for precision in ("float32", "bf16"):
         quick = replace(settings, precision=precision, epochs=1)
@@ -171,6 +179,7 @@ def test_mixed_precision_trains(museum: Museum, embedder: Embedder, settings: Se
     np.testing.assert_allclose(mixed, full, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_the_projector_starts_as_whitening_and_is_saved(
     museum: Museum, embedder: Embedder, settings: Settings, out: Path, tmp_path: Path
 ) -> None:
@@ -213,6 +222,7 @@ def test_a_device_that_is_not_there_is_refused(
         contrastive.train(museum, embedder, out, settings=replace(settings, device="xla"))
 
 
+@pytest.mark.slow
 def test_logs_need_tensorboard(
     museum: Museum, embedder: Embedder, settings: Settings, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +274,7 @@ def assert_same_end(resumed: Path, whole: Path, name: str) -> None:
     pd.testing.assert_frame_equal(history(resumed).drop(columns=times), history(whole).drop(columns=times))
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(
     museum: Museum, checkpoint: Path, settings: Settings, tmp_path: Path
 ) -> None:
@@ -278,6 +289,7 @@ def test_a_killed_run_ends_as_one_that_was_not(
     assert_same_end(tmp_path / "killed", tmp_path / "whole", path.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "own"),
     [(simsiam, {"hidden": 32, "neck": 8}), (byol, {"hidden": 32, "width": 8}), (parametric, {})],
@@ -311,6 +323,7 @@ def test_every_method_resumes(
     assert_same_end(tmp_path / "stopped", tmp_path / "whole", path.name)
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_validates_resumes(
     museum: Museum, embedder: Embedder, settings: Settings, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +363,7 @@ def test_a_run_is_named_after_all_that_decides_it(museum: Museum, embedder: Embe
     assert len(others | {here}) == 5
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_returned_at_once(
     museum: Museum, embedder: Embedder, settings: Settings, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +375,7 @@ def test_a_finished_run_is_returned_at_once(
     assert history(out)["epoch"].tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_another_run_is_refused_by_name(
     museum: Museum, embedder: Embedder, settings: Settings, out: Path, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def test_gathering_alone_changes_nothing() -> None:
     assert gather(rows, 3) is rows
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(
     museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path
 ) -> None:

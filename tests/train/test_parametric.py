@@ -91,6 +91,7 @@ def test_a_classifier_is_checked(rows: np.ndarray, tmp_path: Path) -> None:
         load_classifier(tmp_path / "a.safetensors")
 
 
+@pytest.mark.slow
 def test_training_is_scored_both_ways(museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path) -> None:
     quick = replace(settings, lr=1e-4)
     path = parametric.train(museum, embedder, tmp_path / "out", loss="softmax", settings=quick)

@@ -66,6 +66,7 @@ def test_it_plans_two_views_of_every_image(embedder: Embedder) -> None:
     assert plan.images.tolist() == [[i, i] for i in range(5)]
 
 
+@pytest.mark.slow
 def test_training_reports_the_spread_and_leaves_no_head(
     museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path
 ) -> None:

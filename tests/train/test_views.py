@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -32,6 +33,7 @@ def test_a_crop_has_70_to_100_percent_of_the_area_and_is_not_flipped() -> None:
     assert 0.66 <= min(areas) < 0.8 and 0.9 < max(areas) <= 1
 
 
+@pytest.mark.slow
 def test_a_fifth_turns_grey_and_a_fifth_of_the_others_keeps_its_colours(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), (200, 100, 50)).save(tmp_path / "one.png")
     split = Split(np.array(["one.png"]), np.array([0]), tmp_path)
