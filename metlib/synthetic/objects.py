@@ -275,8 +275,8 @@ def coin(pick: Choices, metal: str, motif: str, w: int, h: int, reverse: bool, l
     emblem(sheet, pick.part(8), ("sun" if motif != "sun" else "urn") if reverse else motif, c, 0.62 * r)
     struck = sheet.rgb()[..., 0]
     height = gaussian_filter(struck, h / 240) + 0.6 * gaussian_filter(struck, h / 70)
-    height += 0.9 * bell(distance - 0.97 * rim, 0.03 * r) + 0.10 * pick.noise((h, w), 24, 4)
-    height += 0.3 * (1 - (distance / r) ** 2)
+    domed = 0.3 * (1 - (distance / r) ** 2)
+    height += 0.9 * bell(distance - 0.97 * rim, 0.03 * r) + 0.10 * pick.noise((h, w), 24, 4) + domed
     down, across = np.gradient(gaussian_filter(height, h / 400))
     steep = h / 55
     nz = 1 / np.sqrt(1 + (steep * down) ** 2 + (steep * across) ** 2)

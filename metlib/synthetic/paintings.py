@@ -215,7 +215,7 @@ def still_life(pick: Choices, p: Array, w: int, h: int) -> Array:
     jar_x, tall = part.between(0.25, 0.75) * a, part.between(0.38, 0.55)
     base = table + 0.1
     things: list[tuple[float, float, float, Any]] = []
-    for u, v, s in part.series.random((9, 3))[: part.count(3, 8)]:
+    for u, v, s in part.series.random((9, 3))[: part.count(3, 8)].tolist():
         hue = ramp([p[3], p[2], mix(p[3], p[4], 0.4), pigment(0.72, 0.16, 0.12)], np.float32(part.series.random()))
         cx, cy = (0.12 + 0.76 * u) * a + part.own.normal(0, 0.02), base + 0.02 + 0.14 * v
         things.append((cx, cy, 0.055 + 0.035 * s, hue))
