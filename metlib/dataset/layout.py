@@ -193,7 +193,10 @@ def _at_once(raw: bytes, key: str, *, required: bool) -> tuple[NDArray[np.str_],
 
     try:  # each row becomes (path, label) as it is parsed
         rows = json.loads(raw, object_hook=itemgetter("path", key) if required else query)
+        if not isinstance(rows, list) or raw.count(b"[") != 1:  # a list inside may look like such a row
+            return None
         names, ids = list(map(itemgetter(0), rows)), list(map(itemgetter(1), rows))
+        del rows
         labels = np.fromiter(ids, np.int64, len(ids))
         text = "\n{}\n".format("\n".join(names))
         letters = np.frombuffer(text.encode("ascii"), np.uint8)
@@ -202,9 +205,7 @@ def _at_once(raw: bytes, key: str, *, required: bool) -> tuple[NDArray[np.str_],
     ends = np.flatnonzero(letters < ord(" "))  # the line breaks around names, and no other control character
     begins = (letters == ord("/")) | (letters == ord("\n"))  # no dot, slash or break may follow
     if (
-        not isinstance(rows, list)
-        or raw.count(b"[") != 1  # a list inside may look like such a row
-        or set(map(type, ids)) != {int}
+        set(map(type, ids)) != {int}
         or labels.min() < (0 if required else DISTRACTOR)
         or len(ends) != len(names) + 1
         or (begins[:-1] & (letters[1:] < ord("0"))).any()
@@ -212,7 +213,8 @@ def _at_once(raw: bytes, key: str, *, required: bool) -> tuple[NDArray[np.str_],
     ):
         return None
     width = int(np.diff(ends).max()) - 1
-    paths = np.array(names, f"<U{width + width % 2}")  # even: `_find_twin` reads letters in pairs
+    width += width % 2  # even: `_find_twin` reads letters in pairs
+    paths: NDArray[np.str_] = np.fromiter(names, f"<U{width}", len(names))
     paths.flags.writeable = False  # so that the split takes it as it is
     return paths, labels
 
