@@ -55,6 +55,7 @@ def test_every_benchmark_is_there() -> None:
         assert callable(getattr(importlib.import_module(f"benchmarks.{module}"), function))
 
 
+@pytest.mark.slow
 def test_rows_are_written_beside_those_of_other_runs_and_drawn(tmp_path: Path) -> None:
     def line(name: str, value: float, bound: str) -> dict[str, object]:
         return {"benchmark": name, **measure.row(name, "work, more", "seconds", [value, value / 2], bound)}
@@ -71,6 +72,7 @@ def test_rows_are_written_beside_those_of_other_runs_and_drawn(tmp_path: Path) -
         assert picture.width > 500 and "share of what it must be" in picture.info["Description"]
 
 
+@pytest.mark.slow
 def test_the_steps_run_on_small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descriptors, "MINI", {"n": 600, "q": 40, "exhibits": 500})
     monkeypatch.setattr(descriptors, "FULL", {"n": 700, "q": 60, "exhibits": 500})

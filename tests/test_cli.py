@@ -48,6 +48,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == __version__
 
 
+@pytest.mark.slow
 def test_python_m_metlib_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "metlib", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, __version__)

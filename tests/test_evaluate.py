@@ -98,6 +98,7 @@ def naive(described: Described, dim: int | None) -> dict[str, Any]:
     return {"k": k, "tau": tau, "cells": cells} | scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [None, 6, D])
 def test_the_protocol_is_the_naive_one(dim: int | None, described: Described) -> None:
     run = measure(described, whitening="raw" if dim is None else dim)
@@ -157,6 +158,7 @@ def test_nothing_is_decomposed_or_searched_twice(
     assert calls.count("search") == 4
 
 
+@pytest.mark.slow
 def test_a_choice_and_a_score_are_the_parts_of_a_measurement(described: Described) -> None:
     run, choice = measure(described, seed=3), choose(described)
     assert (choice.dim, choice.tuning.k, choice.tuning.tau) == (run.dim, run.tuning.k, run.tuning.tau)
@@ -185,6 +187,7 @@ def test_val_chooses_only_what_is_not_given(described: Described) -> None:
     assert measure(described_of(n=30), whitening="raw").tuning.ks[-1] == 20  # 50 exceeds the database
 
 
+@pytest.mark.slow
 def test_test_queries_choose_nothing(described: Described) -> None:
     changed = Described(described.museum, described.database, described.val, described.test[::-1].copy())
     one, other = measure(described), measure(changed)
@@ -216,6 +219,7 @@ def test_what_cannot_be_done_is_refused(options: dict[str, Any], message: str, d
         measure(described, **options)
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_checked_and_written_as_json(described: Described) -> None:
     run = measure(described)
     with pytest.raises(ValueError, match="test: 30 answers, but scores of 42 queries"):
@@ -272,6 +276,7 @@ def scores_in(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_a_pickle_is_scored_as_what_went_into_it(
     ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,6 +309,7 @@ def test_the_difference_to_the_released_tool_is_where_a_reader_meets_it(capsys: 
         assert RELEASED_TOOL in text and "--k 1 --whitening 512 does as their tool" in text.replace("`", "")
 
 
+@pytest.mark.slow
 def test_k_1_tunes_tau_alone(ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_official(tmp_path / "x.pkl", ours)
     given = ("--ground-truth", ours.museum.root, "--whitening", "6", "--k", "1", "--json", tmp_path / "new" / "s.json")
@@ -402,6 +408,7 @@ class Runs:
         return os.system, (self.command,)
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_status_2(
     ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -419,6 +426,7 @@ def test_words_that_mean_nothing(options: list[str], capsys: pytest.CaptureFixtu
     assert options[0] in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_holds_what_pictures_need(described: Described) -> None:
     run = measure(described)
     assert isinstance(run, Evaluation) and set(run.answers) == set(run.neighbours) == {"val", "test"}

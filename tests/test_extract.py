@@ -102,6 +102,7 @@ def cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
 # --- the definition -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scales", [SCALES, (1,), (0.5, 1.3)])
 def test_extraction_is_one_image_at_a_time(
     split: Split, embedder: Embedder, scales: tuple[float, ...], tmp_path: Path
@@ -169,6 +170,7 @@ def relabelled(split: Split) -> Split:
     return Split(split.paths, split.labels + 1, split.root)
 
 
+@pytest.mark.slow
 def test_a_finished_folder_is_returned_at_once(
     split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +210,7 @@ def interrupted(split: Split, embedder: Embedder, out: Path) -> list[Path]:
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finish", [False, True])
 def test_another_recipe_is_refused(finish: bool, split: Split, embedder: Embedder, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -232,12 +235,14 @@ def test_another_recipe_is_refused(finish: bool, split: Split, embedder: Embedde
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_tuple_in_the_recipe_does_not_hinder_resuming(split: Split, embedder: Embedder, tmp_path: Path) -> None:
     network = Embedder(embedder.trunk, replace(embedder.recipe, training={"steps": (1, 2)}), "tiny").eval()
     interrupted(split, network, tmp_path / "out")
     run(split, network, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_foreign_folders_are_left_alone(split: Split, embedder: Embedder, tmp_path: Path) -> None:
     out = tmp_path / "out"
     interrupted(split, embedder, out)
@@ -254,6 +259,7 @@ def test_foreign_folders_are_left_alone(split: Split, embedder: Embedder, tmp_pa
     assert sorted(p.name for p in path.parent.iterdir()) == ["descriptors.npy", "labels.npy", "recipe.json"]
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_is_named_and_alone_described_again(
     split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +276,7 @@ def test_a_damaged_shard_is_named_and_alone_described_again(
     np.testing.assert_array_equal(load_descriptors(path), load_descriptors(run(split, embedder, tmp_path / "b")))
 
 
+@pytest.mark.slow
 def test_changed_images_are_described_again(
     split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +302,7 @@ def damage(split: Split, *rows: int) -> dict[int, bytes]:
     return before
 
 
+@pytest.mark.slow
 def test_a_corrupt_image_stops_the_run_which_resumes_when_it_is_mended(
     split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +317,7 @@ def test_a_corrupt_image_stops_the_run_which_resumes_when_it_is_mended(
     assert "0.jpg" not in opened and "6.jpg" in opened  # the first shard was finished
 
 
+@pytest.mark.slow
 def test_an_image_that_vanishes_under_way_is_named_and_done_when_it_is_back(
     split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +342,7 @@ def test_an_image_that_vanishes_under_way_is_named_and_done_when_it_is_back(
     assert sorted(opened) == ["3.png", "6.jpg"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["missing", "empty", "text", "small", "folder"])
 def test_every_kind_of_bad_image_is_named(how: str, split: Split, embedder: Embedder, tmp_path: Path) -> None:
     file = split.file(2)
@@ -349,6 +359,7 @@ def test_every_kind_of_bad_image_is_named(how: str, split: Split, embedder: Embe
     assert load_recipe(tmp_path / "out")["skipped"] == ["2.jpg"]
 
 
+@pytest.mark.slow
 def test_skipped_images_leave_descriptors_and_labels(split: Split, embedder: Embedder, tmp_path: Path) -> None:
     reference = load_descriptors(run(split, embedder, tmp_path / "a"))
     damage(split, 0, 6, 7)
@@ -369,6 +380,7 @@ def test_a_split_without_one_readable_image(split: Split, embedder: Embedder, tm
     assert not (tmp_path / "out" / "descriptors.npy").exists()
 
 
+@pytest.mark.slow
 def test_a_descriptor_without_direction_names_its_image(split: Split, tmp_path: Path) -> None:
     network = backbone.build(Recipe("test_resnet", seed=1, projector=4), "broken")
     for value in (float("nan"), 0.0):
@@ -385,6 +397,7 @@ def test_what_the_network_cannot_take_names_its_image(split: Split, tmp_path: Pa
         run(split, embedder, tmp_path / "out", scales=(0.001,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["shards", "recipe.json", "plan.npy", "labels.npy", "descriptors.npy"])
 def test_a_full_disk_leaves_nothing_half_written(
     victim: str, split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -466,6 +479,7 @@ def test_cudnn_stays_on_and_tf32_off(split: Split, embedder: Embedder) -> None:
 # --- how it is computed ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_half_precision_is_another_recipe_and_nearly_the_same(
     split: Split, embedder: Embedder, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -479,6 +493,7 @@ def test_half_precision_is_another_recipe_and_nearly_the_same(
     assert not [warning for warning in recwarn if "autocast" in str(warning.message)]
 
 
+@pytest.mark.slow
 def test_the_layout_in_memory_changes_nothing(split: Split, embedder: Embedder, tmp_path: Path) -> None:
     last, first = (
         load_descriptors(run(split, embedder, tmp_path / f"{way}", channels_last=way)) for way in (True, False)
@@ -508,6 +523,7 @@ def test_a_batch_has_as_many_images_as_its_pixels_allow() -> None:
     assert sizes([(20, 10)] * 12, batch_size=7) == [(7, 20, 10), (5, 20, 10)]
 
 
+@pytest.mark.slow
 def test_images_of_one_shape_come_together_however_they_are_listed(
     embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -625,6 +641,7 @@ def test_the_command_describes_a_museum_and_says_where(
         assert np.array_equal(load_labels(path), split.labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [

@@ -92,6 +92,7 @@ def test_search_is_all_pairs_sorted(n: int, q: int, D: int, k: int) -> None:
     assert found.k == k
 
 
+@pytest.mark.slow
 @FAST
 @given(
     grid=hnp.arrays(np.int64, st.tuples(st.integers(1, 30), st.just(2)), elements=st.integers(-2, 2)),
@@ -138,6 +139,7 @@ def test_a_query_finds_the_same_in_any_batch() -> None:
     np.testing.assert_array_equal(whole.indices[1000:1010], few.indices)
 
 
+@pytest.mark.slow
 def test_rows_closer_than_float32_sums_can_tell_come_in_their_true_order() -> None:
     rng = np.random.default_rng(0)
     database = (unit_rows(1, 256) + 2e-8 * rng.normal(size=(400, 256))).astype(np.float32)
@@ -251,6 +253,7 @@ def test_classify_is_the_definition(case: tuple[Neighbours, NDArray[np.int64]], 
             assert predictions.labels[q] == naive_label(similarities, row)
 
 
+@pytest.mark.slow
 @FAST
 @given(case=answered(), tau=taus)
 def test_confidences_lie_above_zero_and_up_to_one(case: tuple[Neighbours, NDArray[np.int64]], tau: float) -> None:
@@ -263,6 +266,7 @@ def test_confidences_lie_above_zero_and_up_to_one(case: tuple[Neighbours, NDArra
     assert (predictions.log_confidence < 0).all() or n == 1
 
 
+@pytest.mark.slow
 @FAST
 @given(case=answered(), tau=taus)
 def test_one_cumulative_sum_answers_every_k(case: tuple[Neighbours, NDArray[np.int64]], tau: float) -> None:
@@ -275,6 +279,7 @@ def test_one_cumulative_sum_answers_every_k(case: tuple[Neighbours, NDArray[np.i
         np.testing.assert_allclose(row, classify(neighbours, labels, k, tau).log_confidence, rtol=1e-14)
 
 
+@pytest.mark.slow
 @FAST
 @given(case=answered(), tau=taus)
 def test_labels_depend_on_neither_k_nor_tau(case: tuple[Neighbours, NDArray[np.int64]], tau: float) -> None:
@@ -284,6 +289,7 @@ def test_labels_depend_on_neither_k_nor_tau(case: tuple[Neighbours, NDArray[np.i
         np.testing.assert_array_equal(classify(neighbours, labels, k, tau).labels, reference)
 
 
+@pytest.mark.slow
 @FAST
 @given(case=answered(), seed=st.integers(0, 99))
 def test_the_order_of_the_queries_decides_nothing(case: tuple[Neighbours, NDArray[np.int64]], seed: int) -> None:
@@ -295,6 +301,7 @@ def test_the_order_of_the_queries_decides_nothing(case: tuple[Neighbours, NDArra
     np.testing.assert_array_equal(mixed.log_confidence, straight.log_confidence[order])
 
 
+@pytest.mark.slow
 @FAST
 @given(
     similarities=st.lists(st.floats(0.0625, 1, width=32), min_size=2, max_size=20, unique=True),
@@ -400,6 +407,7 @@ def test_labels_that_do_not_fit_are_refused(labels: ArrayLike, said: str) -> Non
         classify(neighbours, labels, 1, 10.0)
 
 
+@pytest.mark.slow
 @FAST
 @given(case=answered(), tau=st.floats(0.01, 60), data=st.data())
 def test_the_confidence_of_any_class_comes_from_the_same_softmax(

@@ -81,6 +81,7 @@ def test_no_order_at_all_is_the_share_of_right_answers() -> None:
         assert gap(predicted, [1.0] * 6, mixed) == pytest.approx(3 * (3 / 6) / 3)
 
 
+@pytest.mark.slow
 @FAST
 @given(case=cases(), data=st.data())
 def test_many_confidences_at_once_are_each_alone(case: Case, data: st.DataObject) -> None:
@@ -118,6 +119,7 @@ def test_infinite_confidences_are_ranked() -> None:
 # ---- twins ----
 
 
+@pytest.mark.slow
 @FAST
 @given(case=cases())
 def test_all_three_are_the_definition(case: Case) -> None:
@@ -127,6 +129,7 @@ def test_all_three_are_the_definition(case: Case) -> None:
         assert 0 <= ours <= 1 + 1e-12
 
 
+@pytest.mark.slow
 @FAST
 @given(case=cases())
 def test_gap_is_scikit_learns_average_precision_scaled_by_what_was_missed(case: Case) -> None:
@@ -138,6 +141,7 @@ def test_gap_is_scikit_learns_average_precision_scaled_by_what_was_missed(case: 
     assert gap(predicted, confidence, truth) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 @FAST
 @given(case=cases(), data=st.data())
 def test_the_order_of_the_queries_decides_nothing(case: Case, data: st.DataObject) -> None:
@@ -146,6 +150,7 @@ def test_the_order_of_the_queries_decides_nothing(case: Case, data: st.DataObjec
     assert evaluate(*mixed) == evaluate(*case)  # ties and all, to the last bit
 
 
+@pytest.mark.slow
 @FAST
 @given(case=cases())
 @pytest.mark.parametrize(
@@ -157,6 +162,7 @@ def test_only_the_order_of_confidences_counts(case: Case, transform: Callable[..
     assert evaluate(predicted, transform(rank), truth) == evaluate(predicted, confidence, truth)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @FAST
 @given(case=cases())
 def test_gap_is_the_area_under_precision_and_recall(case: Case) -> None:
@@ -167,6 +173,7 @@ def test_gap_is_the_area_under_precision_and_recall(case: Case) -> None:
     assert len(recall) == len(set(case[1]))
 
 
+@pytest.mark.slow
 @FAST
 @given(case=cases())
 def test_distractors_can_only_lower_gap(case: Case) -> None:
@@ -210,6 +217,7 @@ def test_the_interval_is_repeatable_and_holds_the_score() -> None:
         assert 0 <= getattr(low, name) <= getattr(scores, name) <= getattr(high, name) <= 1
 
 
+@pytest.mark.slow
 def test_the_interval_of_accuracy_is_the_binomial_one() -> None:
     truth = np.zeros(400, np.int64)
     predicted = (np.arange(400) < 80).astype(np.int64)  # 0.8 right

@@ -26,6 +26,7 @@ MODULES = sorted((ROOT / "metlib").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+@pytest.mark.slow
 def test_imports_follow_the_rules_in_pyproject() -> None:
     pytest.importorskip("importlinter", reason="import-linter isn't installed: pip install -e '.[dev]'")
     code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
@@ -40,6 +41,7 @@ def test_importing_metlib_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_heavy() -> None:
     heavy = {"numpy", "torch", "pandas", "matplotlib"}
     code = (
@@ -63,6 +65,7 @@ def test_environment_yml_installs_this_project_and_lists_nothing_itself() -> Non
     ]
 
 
+@pytest.mark.slow
 def test_every_third_party_import_is_a_dependency() -> None:
     named = {"PIL": "pillow", "sklearn": "scikit-learn", "faiss": "faiss-cpu", "IPython": "ipykernel"}
     listed = {re.split(r"[<>=~! \[]", line)[0] for line in PROJECT["project"]["dependencies"]}

@@ -32,6 +32,7 @@ def collection(seed: int = 0, q: int = 60, noise: float = 0.8) -> Collection:
 # ---- multiples ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "decimals"), [(1, 1), (7, 2), (8, 0), (129, 2), (1003, 2), (1003, 1)])
 def test_a_multiple_is_what_some_count_of_n_is_printed_as(n: int, decimals: int) -> None:
     step = Fraction(1, 10**decimals)
@@ -251,6 +252,7 @@ def test_a_gain_is_the_difference_and_its_interval_that_of_paired_resamples() ->
         np.testing.assert_allclose((found[f"{name}_low"], found[f"{name}_high"]), expected, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_nothing_is_gained_over_oneself_and_pairs_are_surer_than_their_parts() -> None:
     rng = np.random.default_rng(1)
     truth = rng.integers(0, 9, 200)

@@ -148,6 +148,7 @@ def test_what_is_appended_is_read(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8").count("\n") == 3
 
 
+@pytest.mark.slow
 def test_a_repeated_run_leaves_the_file_as_it_is(tmp_path: Path) -> None:
     path = append(tmp_path / "results.csv", rows())
     first = path.read_bytes()
@@ -161,6 +162,7 @@ def test_a_repeated_run_leaves_the_file_as_it_is(tmp_path: Path) -> None:
     assert read(path).date.tolist() == ["2025-01-01", DAY] and set(read(path).note) == {"a word"}
 
 
+@pytest.mark.slow
 def test_k_and_tau_belong_to_a_run_where_they_were_given(tmp_path: Path) -> None:
     path = append(tmp_path / "results.csv", rows())
     append(path, rows(run(tuning=tuning((1, 5), (20, 100)))))
@@ -193,6 +195,7 @@ def test_another_run_has_rows_of_its_own(tmp_path: Path, other: dict[str, Any]) 
     assert len(read(append(path, rows(**other)))) == 4
 
 
+@pytest.mark.slow
 def test_rows_stand_in_one_order_whoever_comes_first(tmp_path: Path) -> None:
     runs = [rows(name=name) for name in ("R101", "R18", "R50", "é 2")] + [rows(of=museum("a")), rows(run(dim=1024))]
     one, other = tmp_path / "one.csv", tmp_path / "other.csv"

@@ -113,6 +113,7 @@ def test_what_is_no_image_is_refused(image: Any) -> None:
 # --- Grad-CAM -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -430,6 +431,7 @@ def test_visual_backprop_refuses_transformers() -> None:
 # --- do maps depend on the weights? ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_randomise_draws_every_weight_anew_and_the_same_each_time() -> None:
     embedder = backbone.load("embedded")
     before, generator = embedder.weights_sha256(), torch.random.get_rng_state()
@@ -446,6 +448,7 @@ def test_randomise_draws_every_weight_anew_and_the_same_each_time() -> None:
     assert {key.removeprefix("trunk.") for key in new} - {"pool.p"} == set(rebuilt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"projector": 5}, CLASS])
 def test_a_share_is_drawn_anew_from_the_end(changes: dict[str, Any]) -> None:
     embedder = network(**changes)

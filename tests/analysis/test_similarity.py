@@ -55,6 +55,7 @@ def test_nearest_works_are_all_other_works_sorted(k: int, grouped: bool) -> None
         assert found.indices[i].tolist() == [j for _, j in others[:k]]
 
 
+@pytest.mark.slow
 @FAST
 @given(
     grid=hnp.arrays(np.int64, st.tuples(st.integers(2, 20), st.just(2)), elements=st.integers(-2, 2)),
@@ -131,6 +132,7 @@ def test_uniformity_of_opposites_by_hand() -> None:
     assert similarity.uniformity(rows) == pytest.approx(math.log((math.exp(-8) + 2 * math.exp(-4)) / 3))
 
 
+@pytest.mark.slow
 def test_uniformity_of_drawn_pairs_is_near_and_repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = unit_rows(200, 6)
     exact = similarity.uniformity(rows)

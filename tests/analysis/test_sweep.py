@@ -46,6 +46,7 @@ def read_alone(embedder: Embedder, stage: int, p: float) -> Embedder:
     return alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["test_resnet", "test_convnext"])
 def test_a_part_of_a_panel_is_what_that_network_alone_would_have_given(arch: str) -> None:
     embedder = backbone.build(Recipe(arch, seed=1, gem_p=2.5, projector=4), "whole")
@@ -61,6 +62,7 @@ def test_a_part_of_a_panel_is_what_that_network_alone_would_have_given(arch: str
             torch.testing.assert_close(torch.from_numpy(part), read_alone(embedder, stage, p)(x))
 
 
+@pytest.mark.slow
 def test_a_panel_of_a_network_that_is_cut_off() -> None:
     embedder = load("random")  # to stage 2
     panel = Panel(embedder, (2,), (3,))

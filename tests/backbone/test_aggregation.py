@@ -168,6 +168,7 @@ def test_a_checkpoint_there_and_back(tmp_path: Path, stage: int | None) -> None:
     assert whole.shape == (2, 26)
 
 
+@pytest.mark.slow
 def test_pruned_networks_give_the_maps_of_the_whole_one() -> None:
     whole = narrow()
     with torch.inference_mode():
@@ -213,6 +214,7 @@ def test_classifiers_come_and_go() -> None:
     assert trunk.pretrained_cfg["classifier"] == "fc"
 
 
+@pytest.mark.slow
 def test_timm_knows_the_names_and_that_they_have_no_weights(tmp_path: Path) -> None:
     assert set(timm.list_models("*_rla")) == {"resnet18_rla"}
     assert metlib.backbone.aggregation.resnet18_rla(num_classes=0).num_features == 512 + 32

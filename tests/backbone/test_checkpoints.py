@@ -111,6 +111,7 @@ def test_any_timm_name_with_the_pixels_of_its_own_config(hub: Callable[[Path], l
         assert embedder(images()).shape == (2, embedder.dim) == (2, 64)
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_refused(hub: Callable[[Path], list[str]], tmp_path: Path) -> None:
     published(tmp_path / "model.safetensors", "resnet18", without="layer3")
     hub(tmp_path / "model.safetensors")
@@ -194,6 +195,7 @@ def checkpoint(path: Path, recipe: Any, weights: dict[str, Tensor] | None = None
     return path
 
 
+@pytest.mark.slow
 def test_a_classifier_in_the_file_is_left_out(tmp_path: Path) -> None:
     weights = timm.create_model("mobilenetv2_100").state_dict()
     assert "classifier.weight" in weights
@@ -298,6 +300,7 @@ def test_nothing_is_left_when_saving_fails(tmp_path: Path, monkeypatch: pytest.M
 # --- real weights ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dim"), [("mobilenetv2_100", 1280), ("resnet18_layer3", 256)])
 def test_the_shared_weights_load(shared: Path, name: str, dim: int) -> None:
     embedder = load(shared / "weights" / f"{name}.safetensors")

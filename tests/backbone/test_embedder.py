@@ -120,6 +120,7 @@ def test_the_last_map_is_that_of_forward_features() -> None:
         assert embedder.features(images(1)).shape == (1, 1280, 2, 2)
 
 
+@pytest.mark.slow
 def test_a_stage_drops_what_comes_after_it() -> None:
     embedder = backbone.build(Recipe("resnet18", stage=3, seed=0), "to layer3")
     assert embedder.dim == 256
@@ -179,6 +180,7 @@ def test_a_projector_comes_after_pooling() -> None:
         torch.testing.assert_close(embedder(images()), expected / expected.norm(dim=1, keepdim=True))
 
 
+@pytest.mark.slow
 def test_the_title_says_untrained() -> None:
     assert "untrained" in load("random").title and "floor" in load("random").title
     assert Embedder(tiny().trunk, Recipe("test_resnet"), "mine").title == "mine"
@@ -223,6 +225,7 @@ FOLDED: dict[str, Callable[[], Embedder]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FOLDED)
 def test_a_folded_network_describes_alike(kind: str) -> None:
     embedder = lived(FOLDED[kind]())

@@ -173,6 +173,7 @@ def arriving(name: str, size: tuple[int, int], scale: float = 1.0, **changes: An
     return tuple(seen[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "scale", "expected"),
     [
@@ -197,10 +198,12 @@ def test_sides_are_whole_patches(name: str, size: tuple[int, int], scale: float,
     assert arriving(name, size, scale) == expected
 
 
+@pytest.mark.slow
 def test_rounding_up_does_not_pass_the_longest_side() -> None:
     assert arriving("DINOv2-S", (600, 300), longest=500) == (490, 252)  # 35.7 patches, and 35 is the most
 
 
+@pytest.mark.slow
 def test_resizing_is_one_step_with_antialiasing() -> None:
     embedder, x = backbone.build(replace(RECIPES["random"], stage=2, multiple=16, longest=64), "x"), images(150, 90)
     by_hand = F.interpolate(x, size=(64, 32), mode="bilinear", align_corners=False, antialias=True)
@@ -323,6 +326,7 @@ def test_values_are_checked(case: str) -> None:
         Recipe.from_json(json.dumps({"arch": "test_vit", **values}))
 
 
+@pytest.mark.slow
 def test_a_class_token_that_is_not_there_is_refused() -> None:
     for arch in ("test_resnet", "vit_base_patch16_siglip_224"):
         with torch.device("meta"), pytest.raises(ValueError, match="mine has no class token"):

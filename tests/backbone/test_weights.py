@@ -174,6 +174,7 @@ def test_the_same_network_in_other_words(form: str, tmp_path: Path) -> None:
     assert embedder.name == "net"
 
 
+@pytest.mark.slow
 def test_a_plain_file_of_torchvisions() -> None:
     network = drawn("resnet18")
     renamed = weights.rename(network.state_dict())
@@ -416,6 +417,7 @@ class Evil:
         return os.system, (f"touch {self.marker}",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "in the weights"])
 def test_nothing_in_a_file_is_run(form: str, r18: dict[str, Tensor], tmp_path: Path) -> None:
     marker, path = tmp_path / "ran", tmp_path / "R18IN.pth"
@@ -458,6 +460,7 @@ def test_numpy_is_not_given_what_a_file_says(zipped: bool, tmp_path: Path) -> No
         load(written(tmp_path / "array", {"state_dict": tensors, "scores": np.ones(3)}, zipped))
 
 
+@pytest.mark.slow
 @FORMS
 def test_cut_files_are_refused(zipped: bool, r18: dict[str, Tensor], tmp_path: Path) -> None:
     whole = packed(r18, zipped)

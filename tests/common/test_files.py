@@ -118,6 +118,7 @@ def test_a_short_write_by_numpy_is_a_full_disk_too(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="limits of file size are POSIX")
 def test_an_array_that_does_not_fit_is_a_full_disk(tmp_path: Path) -> None:
     code = (

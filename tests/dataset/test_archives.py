@@ -168,6 +168,7 @@ def test_attempts_are_bounded_and_the_next_call_goes_on(site, monkeypatch, tmp_p
     assert site.gets[-1][2] == "bytes=6000-" and site.sent == len(BIG)
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_what_it_had_and_no_half_folder(site, monkeypatch, tmp_path) -> None:
     serve(site, monkeypatch, known=False, test_met=BIG)
     site.cuts, site.stall = [120_000], threading.Event()
@@ -308,6 +309,7 @@ def test_hostile_members_are_refused_and_leave_nothing(name, tmp_path) -> None:
     assert not list(folder.parent.iterdir())
 
 
+@pytest.mark.slow
 def test_damage_anywhere_is_an_error(tmp_path) -> None:
     """Cut at any place and with any byte flipped, the archive is refused or unpacks to exactly the same."""
     files = {f"test_met/{i}.jpg": NOISE[i * 100 : i * 100 + 90] for i in range(5)}

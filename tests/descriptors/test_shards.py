@@ -396,6 +396,7 @@ def fill_until(theirs: Connection, split: Split, out: Path, moment: int) -> None
     join(planned, "raise")
 
 
+@pytest.mark.slow
 @needs_kills
 def test_a_kill_at_any_step_loses_nothing(processes: BaseContext, tmp_path: Path) -> None:
     split = paint(tmp_path / "images", 6)
@@ -457,6 +458,7 @@ def describe(theirs: Connection, split: Split, out: Path, log: Path, allowed: in
     extract.extract(split, network, out, device="cpu", scales=(1,), batch_size=1, shard_size=3)
 
 
+@pytest.mark.slow
 @needs_kills
 def test_twenty_kills_change_nothing(processes: BaseContext, tmp_path: Path) -> None:
     # A child may describe at most 8 images, two shards of three, so twenty can't finish forty-one. It is killed a
@@ -570,6 +572,7 @@ def run_torchrun(theirs: Connection, arguments: list[str], log: Path) -> None:
     run.main(arguments)
 
 
+@pytest.mark.slow
 @needs_kills
 def test_torchrun_on_one_machine(processes: BaseContext, work: Work, tmp_path: Path) -> None:
     options = ["--standalone", "--nproc-per-node", "2", "-m", "metlib"]

@@ -105,6 +105,7 @@ def test_bad_input_is_named(split: Split, tmp_path: Path) -> None:
         build(split, tmp_path, 32)
 
 
+@pytest.mark.slow
 def test_extraction_reads_the_cache_and_its_recipe_says_so(
     split: Split, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

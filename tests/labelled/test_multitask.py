@@ -155,6 +155,7 @@ def test_what_cannot_be_trained_is_refused(paintings: Labelled, embedder: Embedd
         train(paintings, embedder, tmp_path, settings=Settings(accumulate=2))
 
 
+@pytest.mark.slow
 def test_a_frozen_trunk_has_no_dropout_while_heads_learn(
     paintings: Labelled, budget: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

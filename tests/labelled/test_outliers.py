@@ -37,6 +37,7 @@ def naive_surprise(logits: list[float], label: int) -> Decimal:
 # ---- of logits ----
 
 
+@pytest.mark.slow
 @FAST
 @given(
     logits=hnp.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(2, 5)), elements=st.floats(-60, 60)),
@@ -63,6 +64,7 @@ def test_rows_that_plain_probabilities_cannot_tell_apart_stay_in_order() -> None
     assert outliers.max_softmax(np.zeros((1, 4)))[0] == pytest.approx(math.log(4))
 
 
+@pytest.mark.slow
 @FAST
 @given(
     logits=hnp.arrays(np.float64, (3, 4), elements=st.floats(-500, 500)), temperature=st.sampled_from([0.5, 1.0, 10.0])

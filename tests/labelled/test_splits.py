@@ -28,6 +28,7 @@ def collections(draw: st.DrawFn) -> Labelled:
     return made([labels[i] for i in order], groups=[groups[i] for i in order])
 
 
+@pytest.mark.slow
 @given(collections(), st.sampled_from([{}, {"shares": {"test": 0.5, "train": 0.5}}]), st.integers(0, 9))
 def test_stratified_splits_keep_groups_whole_and_shares_right(
     collection: Labelled, options: dict[str, Any], seed: int

@@ -37,6 +37,7 @@ def budget(settings: Settings) -> Settings:
     return replace(BUDGET, epochs=1, size=32, batch=12, device="cpu", lr=1e-3, head_lr=1e-2)
 
 
+@pytest.mark.slow
 def test_a_probe_is_scikit_learns_logistic_regression(paintings: Labelled) -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(len(paintings), 6)).astype(np.float32)

@@ -12,6 +12,8 @@ from PIL import Image
 from metlib import cli
 from metlib.notebooks import report, runner
 
+pytestmark = pytest.mark.slow  # the whole course runs once for all of them
+
 NOTEBOOKS = sorted(runner.ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
 
 
@@ -31,7 +33,6 @@ def reports(small_museum: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
-@pytest.mark.slow
 def test_every_notebook_has_a_page_that_needs_no_network(reports: Path) -> None:
     pages = sorted(reports.glob("*.html"))
     assert [page.stem for page in pages] == [*(path.stem for path in NOTEBOOKS), "index"]

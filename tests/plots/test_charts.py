@@ -137,6 +137,7 @@ def test_bars_show_what_they_have_to_beat(scores: pd.DataFrame) -> None:
     assert legend is not None and "chance" in [text.get_text() for text in legend.get_texts()]
 
 
+@pytest.mark.slow
 def test_heatmap_writes_percent_and_frames_the_best_cell() -> None:
     ax = plots.heatmap([[0.1, 0.2, 0.3], [0.361, 0.5, 0.6]], ks=[1, 7], taus=[0.1, 5, 25], best=(7, 5))
     assert {"10.0", "36.1", "60.0", "0.1", "25", "7"} <= set(texts(ax))

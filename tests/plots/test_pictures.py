@@ -69,6 +69,7 @@ def test_pairs_stand_in_two_named_rows(files: list[Path]) -> None:
         plots.pairs(files[:1], files[:2])
 
 
+@pytest.mark.slow
 def test_a_gallery_tells_right_wrong_and_invented_apart(files: list[Path]) -> None:
     q, p, t = files[:3]
     cases = [

@@ -24,6 +24,7 @@ from tests.plots.conftest import texts
 STAMP = "synthetic museum, seed 0 | full database | random (untrained: a floor, not a result)"
 
 
+@pytest.mark.slow
 def test_publish_writes_a_small_png_that_carries_its_text(tmp_path: Path) -> None:
     path, table = tmp_path / "figures" / "01_tail.png", pd.DataFrame({"k": [1, 7], "gap": [0.1, 1 / 3]})
     figure = plots.long_tail([1, 1, 2]).figure
@@ -38,6 +39,7 @@ def test_publish_writes_a_small_png_that_carries_its_text(tmp_path: Path) -> Non
     assert sorted(file.name for file in path.parent.iterdir()) == ["01_tail.csv", "01_tail.png"]
 
 
+@pytest.mark.slow
 def test_the_same_picture_is_the_same_file(tmp_path: Path) -> None:
     first, second = (
         plots.publish(plots.long_tail([1, 1, 2]), tmp_path / f"{folder}" / "a.png", alt="a", stamp="s").data
@@ -74,6 +76,7 @@ def test_publish_raises(tmp_path: Path, name: str, alt: str, stamp: str, match: 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["lab", "classic"])
 def test_the_alt_text_reaches_the_reader(tmp_path: Path, template: str) -> None:
     alt = 'GAP by k & τ: "k = 7" is best'

@@ -56,6 +56,7 @@ def table(rows: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory) -
 # ---- exact ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 50, 3000])
 @pytest.mark.parametrize("block", [211, 1000, 2**20])
 def test_exact_search_is_the_search_in_memory(
@@ -132,6 +133,7 @@ def test_a_query_is_answered_alike_alone_and_in_company(
     assert same(search(table, queries, 10, probes=2), together)
 
 
+@pytest.mark.slow
 def test_partitions_smaller_than_k_are_filled_from_the_others(
     table: Path, rows: NDArray[np.float32], queries: NDArray[np.float32]
 ) -> None:
@@ -139,6 +141,7 @@ def test_partitions_smaller_than_k_are_filled_from_the_others(
     assert same(found, knn.search(rows, queries, 1200))  # 3,000 candidates: all
 
 
+@pytest.mark.slow
 def test_an_index_has_the_partitions_asked_for(tmp_path: Path) -> None:
     """LanceDB may join small ones (its `optimize` does), and then every query reads everything."""
     table = build_index(write_table(unit_rows(3000, 24), tmp_path / "table"), partitions=8)
@@ -147,6 +150,7 @@ def test_an_index_has_the_partitions_asked_for(tmp_path: Path) -> None:
     assert (np.bincount(asked) < n / 2).all()
 
 
+@pytest.mark.slow
 def test_a_new_index_replaces_the_old_one(tmp_path: Path) -> None:
     rows, queries = unit_rows(1200, 8), unit_rows(5, 8, seed=1)
     table = build_index(write_table(rows, tmp_path / "table"))
@@ -366,6 +370,7 @@ def test_other_tables_and_damaged_ones_are_refused(tmp_path: Path) -> None:
         search(table, rows, 1, exact=True)
 
 
+@pytest.mark.slow
 def test_without_lancedb_the_import_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lancedb", None)
     monkeypatch.delitem(sys.modules, "metlib.scale.on_lance")

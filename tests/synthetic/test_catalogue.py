@@ -6,6 +6,7 @@ import time
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from metlib.synthetic.catalogue import MOST, SINGLE, plan
 from metlib.synthetic.photographs import studio
@@ -54,6 +55,7 @@ def test_queries_ask_for_common_and_rare_exhibits_mostly_once() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_museum_as_large_as_the_met_is_planned_in_seconds() -> None:
     start = time.perf_counter()
     catalogue = plan(33_501, 0, 129, 1003, 7 / 6)

@@ -153,6 +153,7 @@ def test_a_foreign_folder_is_refused_and_kept(content: str, tmp_path: Path) -> N
     assert files(tmp_path) == [Path("mine/museum.json")]
 
 
+@pytest.mark.slow
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert load(write_museum(tmp_path / "empty", 2, size=64)).database.labels.size
@@ -186,6 +187,7 @@ def test_an_impossible_argument_is_named(name: str, value: object, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_line_paints_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["paint", str(tmp_path / "museum"), "--exhibits", "2", "--size", "64"]) == 0
     assert str(tmp_path / "museum") in capsys.readouterr().out

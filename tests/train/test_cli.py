@@ -70,6 +70,7 @@ def test_a_preset_is_taken_and_changed(
     assert "a batch of 64" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_refusals_are_one_line(
     museum: Museum, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,6 +104,7 @@ def test_what_cannot_be_paired_is_refused(rows: np.ndarray) -> None:
         plan_pairs(rows, LABELS, "real", rng)
 
 
+@pytest.mark.slow
 def test_training_refuses_before_it_starts(
     museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path
 ) -> None:

@@ -199,6 +199,7 @@ def test_the_projector_starts_as_whitening_and_is_saved(
         contrastive.train(museum, embedder, tmp_path / "wide", settings=replace(quick, projector=64))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_nan_stops_and_names_the_images(
     museum: Museum, embedder: Embedder, settings: Settings, out: Path
 ) -> None:

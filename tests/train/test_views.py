@@ -57,6 +57,7 @@ def test_a_view_depends_on_seed_epoch_item_and_place_alone(museum: Museum) -> No
     assert not any(torch.equal(first[0], other) for other in others)
 
 
+@pytest.mark.slow
 def test_workers_see_the_same_pixels_and_torchs_generator_stays(museum: Museum) -> None:
     views = Views(museum.database, np.arange(6)[:, None], size=48, crop=0.7, seed=0, epoch=1)
     before = torch.random.get_rng_state()
