@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.random import default_rng
 
-from metlib.synthetic.colours import PALETTES, Array
+from metlib.common.drawing import Array
+from metlib.synthetic.colours import PALETTES
 from metlib.synthetic.photographs import KINDS, NOT_ART, SCHOOLS, SHARES, Exhibit
 
 SINGLE = 0.6  # share of exhibits with one photograph, as in the Met

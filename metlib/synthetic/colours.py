@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.random import Generator, default_rng
-from PIL import Image
+from numpy.random import default_rng
 
-Array = np.ndarray
+from metlib.common.drawing import Array, colours, mix, noise
 
 # From dark to light, the fourth is the accent.
 PALETTES = {
@@ -30,39 +29,11 @@ PALETTES = {
 }
 
 
-def colours(hexes: str) -> Array:
-    """Read "1b2a41 324a5f" as an (n, 3) array."""
-    return np.array([[int(c[i : i + 2], 16) / 255 for i in (0, 2, 4)] for c in hexes.split()], np.float32)
-
-
-def pick_colour(rng: Generator, hexes: str) -> Array:
-    """Pick one of several colours."""
-    return np.asarray(rng.choice(colours(hexes)))
-
-
-def pigment(*channels: float) -> Array:
-    return np.array(channels, np.float32)
-
-
 def ramp(stops: Any, t: Any) -> Array:
     """Look t in [0, 1] up in evenly spaced colours: (..., 3)."""
     stops = np.asarray(stops, np.float32)
     table = np.stack([np.interp(np.linspace(0, 1, 256), np.linspace(0, 1, len(stops)), c) for c in stops.T], 1)
     return table.astype(np.float32)[np.clip(np.asarray(t) * 255, 0, 255).astype(np.uint8)]
-
-
-def mix(below: Any, above: Any, t: Any) -> Array:
-    """Lay `above` over `below` with opacity t (H, W)."""
-    t = np.clip(np.asarray(t, np.float32), 0, 1)[..., None]
-    return np.asarray(below * (1 - t) + above * t, np.float32)
-
-
-def to_image(rgb: Array) -> Image.Image:
-    return Image.fromarray((np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8))
-
-
-def to_array(image: Image.Image) -> Array:
-    return np.asarray(image, np.float32) / 255
 
 
 KINSHIP = 0.26  # how far an exhibit strays from its series, as a part of each choice's range
@@ -98,15 +69,3 @@ class Choices:
     def noise(self, shape: tuple[int, int], grain: Any = 4, octaves: int = 4) -> Array:
         own = 2 * KINSHIP
         return (1 - own) * noise(self.series, shape, grain, octaves) + own * noise(self.own, shape, grain, octaves)
-
-
-def noise(rng: Generator, shape: tuple[int, int], grain: Any = 4, octaves: int = 4) -> Array:
-    """Draw clouds: (H, W) in [0, 1], `grain` blobs (down, across) in the coarsest of `octaves` layers."""
-    down, across = grain if isinstance(grain, tuple) else (grain, grain)
-    total = np.zeros(shape, np.float32)
-    for octave in range(octaves):
-        coarse = rng.random((max(1, down * 2**octave), max(1, across * 2**octave)), np.float32)
-        fine = Image.fromarray(coarse).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
-        total += 0.5**octave * np.asarray(fine)
-    low, high = float(total.min()), float(total.max())
-    return (total - low) / max(high - low, 1e-6)

@@ -8,25 +8,9 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from metlib.synthetic.colours import Array, to_array, to_image
+from metlib.common.drawing import Array, to_array, to_image
 
 Point = tuple[float, float]
-
-
-def grid(w: int, h: int) -> tuple[Array, Array, float]:
-    """Give every pixel its x (1, W) and y (H, 1), and the picture its width, all in heights."""
-    x, y = (np.arange(w, dtype=np.float32)[None] + 0.5) / h, (np.arange(h, dtype=np.float32)[:, None] + 0.5) / h
-    return x, y, w / h
-
-
-def edge(distance: Array, width: float = 0.006) -> Array:
-    """Turn a signed distance into coverage: 1 inside, a soft border of `width`."""
-    return np.clip(0.5 + distance / width, 0, 1)
-
-
-def bell(distance: Any, width: Any) -> Any:
-    """Fall off from 1 at distance 0, as a Gaussian does: exp(-(distance / width)²)."""
-    return np.exp(-((distance / width) ** 2))
 
 
 def relief(height: Array, strength: float) -> Array:

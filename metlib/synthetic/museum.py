@@ -18,11 +18,12 @@ from numpy.random import default_rng
 
 from metlib import dataset
 from metlib.common.checks import check_integer
+from metlib.common.drawing import to_image
 from metlib.common.files import explained, replacing
 from metlib.common.progress import track
 from metlib.synthetic.catalogue import Catalogue, plan
-from metlib.synthetic.colours import to_image
-from metlib.synthetic.photographs import FORMATS, NOT_ART, Exhibit, query, studio, visit
+from metlib.synthetic.photographs import FORMATS, NOT_ART, Exhibit, query, studio
+from metlib.visits import visit
 
 DRAWING_VERSION = 1  # raise it when the same seed gives other pictures; museum.json has it under "painter"
 VAL_MOST, TEST_MOST = 129, 1003  # the Met's own numbers of queries that have an exhibit

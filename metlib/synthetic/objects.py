@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from metlib.synthetic.colours import KINSHIP, Array, Choices, colours, mix, noise, pigment, ramp, to_array, to_image
-from metlib.synthetic.drawing import Point, Sheet, bell, black, edge, grid, relief, smoothed, turned
+from metlib.common.drawing import Array, bell, colours, edge, grid, mix, noise, pigment, to_array, to_image
+from metlib.synthetic.colours import KINSHIP, Choices, ramp
+from metlib.synthetic.drawing import Point, Sheet, black, relief, smoothed, turned
 
 # Radii from lip to foot, in heights.
 SHAPES = {

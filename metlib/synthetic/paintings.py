@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from metlib.synthetic.colours import KINSHIP, Array, Choices, mix, noise, pigment, ramp
-from metlib.synthetic.drawing import Point, Sheet, bell, black, brushed, canvas, edge, grid, relief, turned
+from metlib.common.drawing import Array, bell, edge, grid, mix, noise, pigment
+from metlib.synthetic.colours import KINSHIP, Choices, ramp
+from metlib.synthetic.drawing import Point, Sheet, black, brushed, canvas, relief, turned
 from metlib.synthetic.objects import SHAPES, revolve
 
 
