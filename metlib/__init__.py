@@ -15,3 +15,6 @@ Conventions, stated once and kept everywhere:
 """
 
 __version__ = "0.1.0"
+
+NETWORK = "EfficientNet-Lite0"  # of every command and notebook where none is named: one that pip installs
+VISITS = 3  # simulated visits of each database image, from which whitening learns

