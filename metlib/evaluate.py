@@ -3,8 +3,8 @@
 `choose` decides on val, `score` judges a split, `measure` does both for val and test. It answers to the authors' own
 `python -m code.examples.knn_eval DIR --autotune --info_dir DIR`, with one difference.
 The authors' released tool tunes only tau, at k = 1, because its --k defaults to 1; its published figures came from the
-whole grid (36.1 GAP becomes about 23 otherwise). Here the whole grid is the default, and `--k 1 --whitening 512` does
-as their tool.
+whole grid (36.1 GAP becomes about 23 otherwise). Here the whole grid is the default, and `--k 1 --whitening pca
+--dim 512` does as their tool.
 Source: Ypsilantis et al., The Met Dataset, NeurIPS 2021, section 5.
 """
 
@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from metlib import __version__, descriptors, metrics, tune
 from metlib.common.files import replacing
+from metlib.common.vectors import unit
 from metlib.dataset import Museum
 from metlib.descriptors import Described
 from metlib.knn import Neighbours, Predictions, classify, search
 from metlib.metrics import Scores
 from metlib.tune import KS, TAUS, DimTuning, Tuning
-from metlib.whiten import PCAWhitening, Spectrum, decompose
+from metlib.whiten import LearnedWhitening, PCAWhitening, Spectrum, decompose, disturbance
 
 RELEASED_TOOL = (
     "The authors' released tool tunes only tau, at k = 1, because its --k defaults to 1; its published figures came "
@@ -34,15 +35,19 @@ RELEASED_TOOL = (
 )
 
 
+WHITENINGS = ("auto", "learned", "pca", "none")
+Whitening = PCAWhitening | LearnedWhitening
+
+
 @dataclass(frozen=True, eq=False)
 class Choice:
     """What the database and val decide: how descriptors are whitened, k and tau.
 
-    `whitening` is fitted on the database (None: raw), `dims` says what val chose its dimension from (None: it was
-    given, or there was one only). `database` (N, d) is as it is searched, `neighbours` are those of val.
+    `whitening` is fitted on the database (None: raw), `dims` says what val chose its dimension and shrinkage from
+    (None: they were given, or there was one only). `database` (N, d) is as it is searched, `neighbours` are val's.
     """
 
-    whitening: PCAWhitening | None
+    whitening: Whitening | None
     dims: DimTuning | None
     tuning: Tuning
     database: NDArray[np.float32]
@@ -52,6 +57,13 @@ class Choice:
     def dim(self) -> int | None:
         """The whitened dimension d; None where descriptors are raw."""
         return None if self.whitening is None else int(self.whitening.dim)
+
+    @property
+    def kind(self) -> str:
+        """The whitening in a word: "learned", "pca" or "none"."""
+        if self.whitening is None:
+            return "none"
+        return "learned" if isinstance(self.whitening, LearnedWhitening) else "pca"
 
     @property
     def tuned_on_val(self) -> bool:
@@ -84,8 +96,9 @@ class Scored:
 def choose(
     described: Described,
     *,
-    whitening: int | str = "auto",
-    shrinkage: float = 1.0,
+    whitening: str = "auto",
+    dim: int | None = None,
+    shrinkage: float | None = None,
     ks: Sequence[int] = KS,
     taus: Sequence[float] = TAUS,
     k: int | None = None,
@@ -93,45 +106,75 @@ def choose(
     spectrum: Spectrum | None = None,
     device: str = "cpu",
 ) -> Choice:
-    """Choose the whitened dimension, k and tau by val GAP; the test queries aren't looked at.
+    """Choose the whitened dimension, shrinkage, k and tau by val GAP; the test queries aren't looked at.
 
-    `whitening` is the dimension to keep, "raw" for none, or "auto": the published 512 where the database has ten
-    images a dimension, and otherwise the best on val of `tune.candidate_dims`, each with its own best k and tau; of
-    equals the smallest. `ks` and `taus` are the grid (the published ks are cut to the size of the database), unless `k`
-    or `tau` fix them. The database is decomposed once, or not at all where its `spectrum` is given, and val is
-    searched once for each dimension tried, on `device` as in `knn.search`.
-    Raises ValueError for a dimension above the rank, k above the images of the database, another `whitening`, tau that
-    isn't positive.
+    `whitening` is "learned", from simulated visits, "pca", "none", or "auto": learned where `described` has visits,
+    else pca. `dim` and `shrinkage` fix those of the whitening; otherwise val chooses of `tune.candidate_dims`, and for
+    a learned one of `tune.SHRINKAGES` (PCA's is 1), each with its own best k and tau; of equals the smallest. `ks` and
+    `taus` are the grid (the published ks are cut to the size of the database), unless `k` or `tau` fix them. The
+    database is decomposed once, or not at all where its `spectrum` is given, and val is searched once for each
+    whitening tried, on `device` as in `knn.search`.
+    Raises ValueError for a learned whitening without visits, a dimension above the rank, k above the images of the
+    database, another `whitening`, tau that isn't positive.
     """
-    if not (whitening in ("auto", "raw") or (isinstance(whitening, int | np.integer) and whitening >= 1)):
-        raise ValueError(f"whitening must be 'auto', 'raw' or the dimensions to keep, at least 1, got {whitening!r}")
-    database, labels = described.database, described.museum.database.labels
+    if whitening not in WHITENINGS:
+        raise ValueError(f"whitening must be one of {', '.join(WHITENINGS)}, got {whitening!r}")
+    if whitening == "none" and (dim, shrinkage) != (None, None):
+        raise ValueError("whitening 'none' has no dimension and no shrinkage: leave them out, or take 'pca'")
+    labels = described.museum.database.labels
     if k is not None:
         ks = (k,)
     elif ks is KS:
         ks = tune.fitting(KS, len(labels))
     taus = tuple(taus) if tau is None else (tau,)
-    dims: list[int | None] = [None]
-    if whitening != "raw":
-        spectrum = spectrum or decompose(database)
-        given = tune.candidate_dims(*database.shape) if whitening == "auto" else (int(whitening),)
-        # Channels that never fire lower the rank; a dimension that was asked for is refused above it.
-        dims = [*sorted({min(dim, spectrum.rank) if whitening == "auto" else dim for dim in given})]
-    gaps, best = [], None
-    for dim in dims:
-        fitted, white, val = None, database, described.val
-        if dim is not None and spectrum is not None:
-            fitted = PCAWhitening(dim, shrinkage).fit_spectrum(spectrum)
-            white, val = fitted.transform(database), fitted.transform(described.val)
+    gaps: dict[tuple[int, float], float] = {}
+    best = None
+    for fitted, white, val in _whiten(described, whitening, dim, shrinkage, spectrum):
         neighbours = search(white, val, max(ks), device=device)
         tuning = tune.tune(neighbours, labels, described.museum.val.labels, tuple(ks), taus)
-        gaps.append(tuning.gap)
-        if best is None or tuning.gap > best.tuning.gap:
-            best = Choice(fitted, None, tuning, white, neighbours)
-    assert best is not None  # one dimension at least was tried
-    if len(dims) == 1:
-        return best
-    return replace(best, dims=DimTuning(tuple(dim for dim in dims if dim), tuple(gaps), best.dim or 0))
+        key = (0, 0.0) if fitted is None else (int(fitted.dim), float(fitted.shrinkage))
+        gaps[key] = tuning.gap
+        if best is None or (-tuning.gap, key) < best[0]:
+            best = (-tuning.gap, key), Choice(fitted, None, tuning, white, neighbours)
+    assert best is not None  # one whitening at least was tried
+    if len(gaps) == 1:
+        return best[1]
+    dims, shrinkages = (tuple(sorted(set(values))) for values in zip(*gaps, strict=True))
+    per_dim = tuple(max(gap for (tried, _), gap in gaps.items() if tried == dim) for dim in dims)
+    return replace(best[1], dims=DimTuning(dims, per_dim, best[1].dim or 0, shrinkages))
+
+
+def _whiten(
+    described: Described, whitening: str, dim: int | None, shrinkage: float | None, spectrum: Spectrum | None
+) -> Iterator[tuple[Whitening | None, NDArray[np.float32], NDArray[np.float32]]]:
+    """Whiten database and val in every way that val chooses from; one fit and one product a shrinkage."""
+    database, visits = described.database, described.visits
+    if whitening == "none":
+        yield None, database, described.val
+        return
+    learned = whitening == "learned" or (whitening == "auto" and visits is not None)
+    if learned and visits is None:
+        raise ValueError(
+            "learned whitening needs simulated visits, and these descriptors have none: where the images are at hand, "
+            "describe them too (metlib extract MUSEUM NETWORK; in code extract.describe(..., visits=3)); elsewhere "
+            "take whitening 'pca'"
+        )
+    spectrum = spectrum or decompose(database)
+    # Channels that never fire lower the rank; a dimension that was asked for is refused above it.
+    candidates = {min(most, spectrum.rank) for most in tune.candidate_dims(*database.shape, learned=learned)}
+    dims = sorted(candidates) if dim is None else [dim]
+    within = disturbance(database[visits.rows], visits.descriptors) if learned and visits else None
+    tried = tune.SHRINKAGES if learned else (1.0,)
+    for shrunk in tried if shrinkage is None else (shrinkage,):
+        fitted: Whitening
+        if within is None or visits is None:
+            fitted = PCAWhitening(dims[-1], shrunk).fit_spectrum(spectrum)
+        else:
+            fitted = LearnedWhitening(dims[-1], shrunk).fit_spectrum(spectrum, within, len(visits.rows))
+        wide = fitted.transform(database), fitted.transform(described.val)
+        for kept in dims:
+            white, val = wide if kept == dims[-1] else (unit(rows[:, :kept]) for rows in wide)
+            yield fitted.leading(kept), white, val
 
 
 def score(choice: Choice, described: Described, split: str = "test", *, device: str = "cpu") -> Scored:
@@ -153,18 +196,19 @@ def score(choice: Choice, described: Described, split: str = "test", *, device: 
 class Evaluation:
     """One measured set of descriptors: what val chose, and the scores of val and test as fractions.
 
-    `dim` is the whitened dimension of `raw_dim` (None: raw); `dims` and `tuning` say what val chose it, k and tau from,
-    as in `Choice`; `shrinkage` is that of the whitening. `val` and `test` are rows of `metrics.summary`; val's are
-    optimistic where `tuned_on_val`. `answers` and `neighbours` are by split, "val" and "test". `seconds` says how long
-    each step took, `seed` drew the intervals.
+    `whitening` is "learned", "pca" or "none", `dim` its dimension of `raw_dim` and `shrinkage` its own (None: none);
+    `dims` and `tuning` say what val chose them, k and tau from, as in `Choice`. `val` and `test` are rows of
+    `metrics.summary`; val's are optimistic where `tuned_on_val`. `answers` and `neighbours` are by split, "val" and
+    "test". `seconds` says how long each step took, `seed` drew the intervals.
     """
 
+    whitening: str
     dim: int | None
+    shrinkage: float | None
     raw_dim: int
     dims: DimTuning | None
     tuning: Tuning
     tuned_on_val: bool
-    shrinkage: float
     val: dict[str, float]
     test: dict[str, float]
     answers: dict[str, Predictions]
@@ -182,10 +226,12 @@ class Evaluation:
         tuning, dims = self.tuning, self.dims
         grid = {"ks": list(tuning.ks), "taus": list(tuning.taus), "gap_grid": tuning.gap_grid.tolist()}
         return {
+            "whitening": self.whitening,
             "dim": self.dim,
-            "raw_dim": self.raw_dim,
             "shrinkage": self.shrinkage,
-            "dims": None if dims is None else {"tried": list(dims.dims), "val_gaps": list(dims.gaps)},
+            "raw_dim": self.raw_dim,
+            "dims": dims
+            and {"tried": list(dims.dims), "val_gaps": list(dims.gaps), "shrinkages": list(dims.shrinkages)},
             "k": tuning.k,
             "tau": tuning.tau,
             "tuning": grid,
@@ -196,26 +242,25 @@ class Evaluation:
         }
 
 
-def measure(
-    described: Described, *, shrinkage: float = 1.0, seed: int = 0, device: str = "cpu", **options: Any
-) -> Evaluation:
+def measure(described: Described, *, seed: int = 0, device: str = "cpu", **options: Any) -> Evaluation:
     """Measure descriptors by the study's protocol: `choose` on val, `score` val and test, 95 % intervals by `seed`.
 
     `options` and errors are those of `choose`.
     """
     seconds: dict[str, float] = {}
     with _timed(seconds, "choose"):
-        choice = choose(described, shrinkage=shrinkage, device=device, **options)
+        choice = choose(described, device=device, **options)
     with _timed(seconds, "score"):
         scored = {split: score(choice, described, split, device=device) for split in ("val", "test")}
         rows = {split: one.summary(seed) for split, one in scored.items()}
     return Evaluation(
+        whitening=choice.kind,
         dim=choice.dim,
+        shrinkage=None if choice.whitening is None else float(choice.whitening.shrinkage),
         raw_dim=described.database.shape[1],
         dims=choice.dims,
         tuning=choice.tuning,
         tuned_on_val=choice.tuned_on_val,
-        shrinkage=shrinkage,
         **rows,
         answers={split: one.answers for split, one in scored.items()},
         neighbours={split: one.neighbours for split, one in scored.items()},
@@ -247,9 +292,14 @@ def measure_files(paths: Sequence[str | Path], museum: Museum, **options: Any) -
 def format_evaluation(evaluation: Evaluation, museum: Museum) -> str:
     """The lines that a reader wants: what was measured, what val chose, scores in percent with intervals, seconds."""
     tuning = evaluation.tuning
-    kept = "raw" if evaluation.dim is None else f"whitened to {evaluation.dim} (learned from the database)"
+    ways = {"learned": "learned from simulated visits", "pca": "PCA of the database"}
+    kept = "not whitened"
+    if evaluation.dim is not None:
+        kept = f"whitened to {evaluation.dim} ({ways[evaluation.whitening]}, shrinkage {evaluation.shrinkage:g})"
     if evaluation.dims is not None:
         kept += f", best on val of {', '.join(map(str, evaluation.dims.dims))}"
+        if len(evaluation.dims.shrinkages) > 1:
+            kept += f" with shrinkage {', '.join(f'{tried:g}' for tried in evaluation.dims.shrinkages)}"
     cells = f"best on val of {tuning.gap_grid.size} cells" if tuning.gap_grid.size > 1 else "given"
     titles = {"val": "val (tuned on these)" if evaluation.tuned_on_val else "val", "test": "test"}
     lines = [

@@ -9,9 +9,11 @@ import math
 import os
 import platform
 import re
+import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -20,17 +22,19 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from metlib import __version__, backbone, dataset
+from metlib import visits as simulated
 from metlib.backbone import Embedder
 from metlib.common.checks import check_integer
 from metlib.common.device import check_device, find_device
 from metlib.common.files import short_hash
 from metlib.common.progress import track
 from metlib.dataset import Museum, Split
-from metlib.descriptors import Described, load_descriptors, name_folder, read, shards, split_folder
+from metlib.descriptors import Described, load_descriptors, name_folder, read, shards, split_folder, visited
 from metlib.descriptors import load_labels as load_labels  # names as themselves: they may be had from here too
 from metlib.descriptors import load_recipe as load_recipe
 from metlib.descriptors import read_official as read_official
@@ -53,16 +57,49 @@ class Reader(Protocol):
     def __call__(self, path: Path, /) -> NDArray[np.uint8]: ...
 
 
-def describe(museum: Museum, embedder: Embedder, work_dir: str | Path, **options: Any) -> Described:
-    """Extract all three splits of a museum under `work_dir`, or read what is finished there; options as for `extract`.
+@dataclass(frozen=True)
+class _Visitor:
+    """A reader that gives a simulated visit instead of an image: `number` 0 is the first of each image."""
 
-    Folders state the recipe, so no work is repeated. Gives `database` (N, D), `val` and `test` (Q, D), float32,
-    L2-normalised, and the museum without the images that were skipped. Raises as `extract` does.
+    number: int
+
+    @property
+    def name(self) -> str:
+        return f"simulated visit {self.number}, drawing {simulated.VERSION}"
+
+    def __call__(self, path: Path) -> NDArray[np.uint8]:
+        photo = read_pixels(path)
+        seed = [
+            self.number,
+            zlib.crc32(photo.tobytes()),
+        ]  # of the pixels: wherever the file lies, its visit is the same
+        return np.asarray(simulated.simulate(Image.fromarray(photo), np.random.default_rng(seed)))
+
+
+def plan_museum(
+    museum: Museum, embedder: Embedder, work_dir: str | Path, *, visits: int = 0, **options: Any
+) -> Iterator[tuple[str, Split, Path, Reader | None]]:
+    """List what describing a museum takes: name, images, folder and reader of its splits, and of `visits` of the images
+    that `descriptors.visited` selects; options as for `extract`.
     """
     folder = name_folder(museum, embedder, work_dir, options.get("scales", SCALES), options.get("precision", "float32"))
     for split, name in museum.splits():
-        extract(split, embedder, split_folder(folder, split, name), label=name, **options)
-    return read(folder, museum)
+        yield name, split, split_folder(folder, split, name), None
+    of = visited(museum.database)
+    for number in range(visits):
+        yield f"visit-{number}", of, split_folder(folder, of, f"visit-{number}"), _Visitor(number)
+
+
+def describe(museum: Museum, embedder: Embedder, work_dir: str | Path, *, visits: int = 0, **options: Any) -> Described:
+    """Extract all three splits of a museum under `work_dir`, or read what is finished there; options as for `extract`.
+
+    Folders state the recipe, so no work is repeated. Gives `database` (N, D), `val` and `test` (Q, D), float32,
+    L2-normalised, and the museum without the images that were skipped. With `visits`, so many simulated visits of each
+    database image (of at most 20,000 works) are described too, for `whiten.LearnedWhitening`. Raises as `extract` does.
+    """
+    for name, split, out, reader in plan_museum(museum, embedder, work_dir, visits=visits, **options):
+        extract(split, embedder, out, label=name, reader=reader, **options)
+    return read(out.parent, museum, visits)
 
 
 def describe_split(
@@ -297,9 +334,15 @@ def make_recipe(
 
 
 def extract_museum(
-    museum: Museum, embedder: Embedder, work_dir: str | Path, *, device: str | None = None, **options: Any
+    museum: Museum,
+    embedder: Embedder,
+    work_dir: str | Path,
+    *,
+    visits: int = 0,
+    device: str | None = None,
+    **options: Any,
 ) -> Iterator[tuple[str, Path, bool]]:
-    """Extract a museum's splits as `describe` does, this process its share; give name, path and whether it's whole.
+    """Extract what `describe` does, this process its share; give each part's name, path and whether it's whole.
 
     Shares come from RANK, WORLD_SIZE and LOCAL_RANK in the environment, as torchrun sets them. Raises ValueError for
     variables that aren't numbers, and as `extract` does.
@@ -308,10 +351,9 @@ def extract_museum(
     device = device or find_device()
     if device == "cuda" and ranks > 1:
         device = f"cuda:{_read_number('LOCAL_RANK', 0)}"
-    folder = name_folder(museum, embedder, work_dir, options.get("scales", SCALES), options.get("precision", "float32"))
-    for split, name in museum.splits():
-        out = split_folder(folder, split, name)
-        path = extract(split, embedder, out, device=device, rank=rank, ranks=ranks, label=name, **options)
+    shared = {"device": device, "rank": rank, "ranks": ranks, **options}
+    for name, split, out, reader in plan_museum(museum, embedder, work_dir, visits=visits, **options):
+        path = extract(split, embedder, out, label=name, reader=reader, **shared)
         yield name, path, path.exists()
 
 

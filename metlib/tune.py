@@ -68,21 +68,28 @@ def fitting(ks: Sequence[int], largest: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class DimTuning:
-    """Val GAP of every candidate dimension (each with its own best k and tau), and the best: `dim`."""
+    """Val GAP of every candidate dimension (each with its own best k, tau and of `shrinkages`), and the best: `dim`."""
 
     dims: tuple[int, ...]
     gaps: tuple[float, ...]
     dim: int
+    shrinkages: tuple[float, ...] = ()
 
 
-def candidate_dims(n: int, D: int) -> tuple[int, ...]:
+SHRINKAGES = (0.03, 0.1, 0.3)
+"""The shrinkages of a learned whitening that are worth trying."""
+
+
+def candidate_dims(n: int, D: int, *, learned: bool = False) -> tuple[int, ...]:
     """The dimensions worth trying for n database images of D raw dimensions, ascending.
 
     A database of at least ten images a dimension takes the published 512 (or D, where that is less). On a
-    smaller one the trailing eigenvalues are noise that whitening would blow up, so the list halves down from
-    min(n, D) / 2.
+    smaller one the trailing eigenvalues are noise that PCA whitening would blow up, so the list goes down from
+    3/4 of min(n, D). A learned whitening (`learned`) doesn't scale them up: powers of two from 64 to 512.
     """
+    most = max(min(n, D), 1)
+    if learned:
+        return tuple(sorted({min(64 << doublings, most) for doublings in range(4)}))
     if n >= 10 * D:
         return (min(PUBLISHED_DIM, D),)
-    largest = max(min(n, D) // 2, 1)
-    return tuple(sorted({min(PUBLISHED_DIM, max(largest >> halvings, 1)) for halvings in range(4)}))
+    return tuple(sorted({min(PUBLISHED_DIM, max(most * eighths // 8, 1)) for eighths in (1, 2, 4, 6)}))

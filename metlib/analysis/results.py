@@ -78,7 +78,8 @@ def rows_of(
 
     `name` is the network's, by default that which the descriptors know; `date` an ISO date, by default today's.
     `lists` is a hash of the three lists of images. `scales` is "ms" for the paper's three, else they are joined by "+".
-    `whitening` is the dimension, or "raw". `tuned_on` is "val" where k and tau were, else it names what was, as
+    `whitening` is "none", or "pca" or "learned" with its dimension and shrinkage (PCA's: where it isn't 1). `tuned_on`
+    is "val" where k and tau were, else it names what was, as
     "val (tau)", or is "given". Raises ValueError for a network without a name, and a date of another form.
     """
     made_by, museum = described.made_by, described.museum
@@ -87,8 +88,9 @@ def rows_of(
         raise ValueError("these descriptors don't name the network that made them: give its name (name=..., or --name)")
     day = _iso(date) if date else datetime.date.today().isoformat()
     weights = "+".join(part[:8] for part in str(made_by.get("weights") or "").split("+"))
-    kind = {1.0: "", 0.0: " (PCA)"}.get(evaluation.shrinkage, f" (shrinkage {evaluation.shrinkage:g})")
-    whitening = "raw" if evaluation.dim is None else f"{evaluation.dim}{kind}"
+    whitening = evaluation.whitening if evaluation.dim is None else f"{evaluation.whitening} {evaluation.dim}"
+    if (evaluation.whitening, evaluation.shrinkage) not in (("none", None), ("pca", 1.0)):
+        whitening += f" (shrinkage {evaluation.shrinkage:g})"
     tuning = evaluation.tuning
     tried = {"k": len(tuning.ks) > 1, "tau": len(tuning.taus) > 1, "dimension": evaluation.dims is not None}
     chosen = " and ".join(name for name in tried if tried[name])

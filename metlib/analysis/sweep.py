@@ -95,7 +95,7 @@ def sweep(
     for stage, p in panel.columns:
         splits = [panel.part(rows, stage, p) for rows in (described.database, described.val, described.test)]
         for way, dim, changed in _ways(splits, dims):
-            measured = evaluate.measure(Described(described.museum, *changed), whitening="raw", seed=seed)
+            measured = evaluate.measure(Described(described.museum, *changed), whitening="none", seed=seed)
             tuned = measured.tuning
             row = {"stage": stage, "p": p, "way": way, "dim": dim, "k": tuned.k, "tau": tuned.tau}
             table.append(row | {"val_gap": tuned.gap} | measured.test)

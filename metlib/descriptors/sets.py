@@ -1,5 +1,6 @@
 """Descriptor sets, read and joined: the descriptors of a museum's three splits, row for row with its ground truth."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,9 +12,35 @@ from numpy.typing import NDArray
 from metlib import dataset
 from metlib.common.files import sha256
 from metlib.common.vectors import as_rows, unit
-from metlib.dataset import MET_IMAGES, Museum
+from metlib.dataset import MET_IMAGES, Museum, Split
 from metlib.descriptors.official import OFFICIAL, read_official
-from metlib.descriptors.shards import RECIPE, load_descriptors, load_recipe, split_folder
+from metlib.descriptors.shards import DESCRIPTORS, RECIPE, load_descriptors, load_recipe, split_folder
+
+MOST_WORKS = 20_000  # of which simulated visits are described
+
+
+@dataclass(frozen=True, eq=False)
+class Visits:
+    """Simulated visits of database images: `descriptors` (P, D) float32, each of the database's row in `rows` (P,).
+
+    Raises ValueError for other lengths.
+    """
+
+    rows: NDArray[np.int64]
+    descriptors: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.rows.ndim != 1 or len(self.rows) != len(self.descriptors):
+            raise ValueError(f"rows {self.rows.shape} don't name the image of each visit {self.descriptors.shape}")
+
+
+def visited(database: Split, most: int = MOST_WORKS) -> Split:
+    """Select the images of which visits are simulated: those of at most so many works, drawn by a fixed seed."""
+    works = np.unique(database.labels)
+    if len(works) <= most:
+        return database
+    drawn = np.random.default_rng(0).choice(works, most, replace=False)
+    return database.take(np.isin(database.labels, drawn))
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +49,8 @@ class Described:
 
     `museum` lists the images that were described, row for row (without those that were skipped). `made_by` holds what
     is known of their making: `backbone` (name), `weights` (sha256, hexadecimal), `scales` (tuple of float), `network`
-    (its recipe as JSON). Raises ValueError for other lengths than the museum's, and for different D.
+    (its recipe as JSON). `visits` are simulated from the database's images (None: there are none). Raises ValueError
+    for other lengths than the museum's, and for different D.
     """
 
     museum: Museum
@@ -30,8 +58,11 @@ class Described:
     val: NDArray[np.float32]
     test: NDArray[np.float32]
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    visits: Visits | None = None
 
     def __post_init__(self) -> None:
+        if self.visits and (self.visits.descriptors.shape[1:] != self.database.shape[1:] or not len(self.visits.rows)):
+            raise ValueError(f"visits {self.visits.descriptors.shape} don't fit the database {self.database.shape}")
         for split, name in self.museum.splits():
             rows = getattr(self, name)
             if len(rows) != len(split):
@@ -41,9 +72,10 @@ class Described:
                 raise ValueError(f"{name} has descriptors of {dims}: describe all three splits alike")
 
 
-def read(path: str | Path, museum: Museum) -> Described:
+def read(path: str | Path, museum: Museum, visits: int | None = None) -> Described:
     """Read the descriptors of a museum: the authors' `descriptors.pkl`, or a folder that `extract.describe` left.
 
+    `visits` says how many simulated visits of each image are read (default: as many as are finished).
     The folder is that of one backbone and its scales (`.../scales-1-0.707-0.5`), with a folder for each split and list
     of images; the museum's own are read, and images that were skipped leave the museum. Raises FileNotFoundError where
     there is nothing, or only other lists; ValueError for damaged files, descriptors of other images, or splits that
@@ -55,7 +87,8 @@ def read(path: str | Path, museum: Museum) -> Described:
     if not folder.is_dir():
         return from_official(path, museum)
     kept: dict[str, Any] = {}
-    arrays, made_by = {}, {}
+    arrays: dict[str, Any] = {}
+    made_by: dict[str, Any] = {}
     for split, name in museum.splits():
         part = split_folder(folder, split, name)
         if not part.is_dir():
@@ -74,9 +107,30 @@ def read(path: str | Path, museum: Museum) -> Described:
         arrays[name] = load_descriptors(part)
         kept[name] = split.take(np.array([p not in skipped for p in split.paths])) if skipped else split
     try:
-        return Described(replace(museum, **kept), **arrays, made_by=made_by["database"])
+        simulated = _read_visits(folder, museum.database, kept["database"], visits, made_by["database"])
+        return Described(replace(museum, **kept), **arrays, made_by=made_by["database"], visits=simulated)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
+
+
+def _read_visits(
+    folder: Path, database: Split, kept: Split, count: int | None, made_by: Mapping[str, Any]
+) -> Visits | None:
+    """Read the first `count` visits of each image (None: those that are finished); rows are of the images kept."""
+    of, rows, arrays = visited(database), [], []
+    place = {path: row for row, path in enumerate(kept.paths)}
+    for number in range(count) if count is not None else itertools.count():
+        part = split_folder(folder, of, f"visit-{number}")
+        if count is None and not (part / DESCRIPTORS).exists():
+            break
+        theirs, skipped = _made_by(load_recipe(part), part)
+        if any(theirs[key] != made_by[key] for key in ("weights", "network", "scales")):
+            raise ValueError(
+                f"{part} was described with another network, weights or scales than the database beside it"
+            )
+        rows += [place[path] for path in of.paths if path not in skipped]
+        arrays.append(load_descriptors(part))
+    return Visits(np.array(rows), np.concatenate(arrays)) if arrays else None
 
 
 def from_official(path: str | Path, museum: Museum) -> Described:
@@ -107,7 +161,7 @@ def from_official(path: str | Path, museum: Museum) -> Described:
             rows = as_rows(arrays[key], key)
             if not np.allclose(np.linalg.norm(rows, axis=1), 1, rtol=0, atol=1e-3):
                 unit(rows, out=arrays[key])
-        splits = {name: arrays[key] for name, key in OFFICIAL.items()}
+        splits: dict[str, Any] = {name: arrays[key] for name, key in OFFICIAL.items()}
         return Described(museum, **splits, made_by={"weights": sha256(path)})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -142,7 +196,8 @@ def concatenate(sets: Sequence[Described]) -> Described:
 
     Each set's rows are L2-normalised before, so that all weigh the same. Whiten afterwards: the paper's ensembles keep
     1,024 dimensions. `made_by` joins names and weights where all are known, and keeps scales and network where all
-    agree. Raises ValueError for no sets, and for two that list different images or labels, with the first difference.
+    agree; visits are joined where all sets have them. Raises ValueError for no sets, and for two that list different
+    images or labels, with the first difference.
     Source: Ypsilantis et al., NeurIPS 2021 (its ensembles).
     """
     if not sets:
@@ -150,7 +205,7 @@ def concatenate(sets: Sequence[Described]) -> Described:
     first, parts = sets[0].museum, [one.made_by for one in sets]
     for number, other in enumerate(sets[1:], 2):
         _check_same_images(first, other.museum, number)
-    arrays = {
+    arrays: dict[str, Any] = {
         name: unit(np.hstack([unit(as_rows(getattr(one, name), f"{name} descriptors")) for one in sets]))
         for _, name in first.splits()
     }
@@ -159,7 +214,11 @@ def concatenate(sets: Sequence[Described]) -> Described:
     for key in ("scales", "network"):
         if key in known and all(value == known[key][0] for value in known[key]):
             made_by[key] = known[key][0]
-    return Described(first, **arrays, made_by=made_by)
+    visits = [one.visits for one in sets if one.visits]
+    joined = None
+    if len(visits) == len(sets) and all(np.array_equal(one.rows, visits[0].rows) for one in visits):
+        joined = Visits(visits[0].rows, unit(np.hstack([unit(one.descriptors) for one in visits])))
+    return Described(first, **arrays, made_by=made_by, visits=joined)
 
 
 def _check_same_images(first: Museum, other: Museum, number: int) -> None:

@@ -135,7 +135,6 @@ def write_pages(
         exhibits=len(set(museum.database.labels.tolist())),
         backbone=Path(backbone).name,
         untrained=backbone == "random",
-        embedded=backbone == "embedded",
         scores=[(row, [percent(row, metric) for metric in METRICS]) for row in scores],
         metrics=list(METRICS.values()),
         pages=executed,

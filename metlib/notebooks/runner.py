@@ -27,7 +27,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from traitlets.config import Config
 
-from metlib import dataset, synthetic
+from metlib import NETWORK, dataset, synthetic
 from metlib.notebooks import report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -244,7 +244,7 @@ def paint_default(seed: int) -> Path:
 def course(
     *,
     data: Path | None = None,
-    backbone: str = "embedded",
+    backbone: str = NETWORK,
     database: str = "full",
     work: Path = ROOT / "work",
     reports: Path = ROOT / "reports",
@@ -269,7 +269,7 @@ def course(
     except (ValueError, SyntaxError) as error:
         raise Refused(f"a notebook in {notebooks} can't be read: {error}") from None
     committed = (ROOT / "figures").resolve()  # its pictures are in git: only the default run may write there
-    default = (data, backbone, database, seed, list(parameters)) == (None, "embedded", "full", 0, [])
+    default = (data, backbone, database, seed, list(parameters)) == (None, NETWORK, "full", 0, [])
     figures = (figures or (committed if default else reports / "figures")).resolve()
     if figures == committed and not default:
         raise Refused(f"--figures {figures} holds the pictures of the default run alone; name another folder")
