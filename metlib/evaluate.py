@@ -110,8 +110,8 @@ def choose(
 
     `whitening` is "learned", from simulated visits, "pca", "none", or "auto": learned where `described` has visits,
     else pca. `dim` and `shrinkage` fix those of the whitening; otherwise val chooses of `tune.candidate_dims`, and for
-    a learned one of `tune.SHRINKAGES` (PCA's is 1), each with its own best k and tau; of equals the smallest. `ks` and
-    `taus` are the grid (the published ks are cut to the size of the database), unless `k` or `tau` fix them. The
+    a learned one of `tune.SHRINKAGES` (PCA's is 1), each with its own best k and tau; of equals the smallest dimension,
+    then the largest shrinkage. `ks` and `taus` are the grid (the published ks are cut to the size of the database), unless `k` or `tau` fix them. The
     database is decomposed once, or not at all where its `spectrum` is given, and val is searched once for each
     whitening tried, on `device` as in `knn.search`.
     Raises ValueError for a learned whitening without visits, a dimension above the rank, k above the images of the
@@ -134,8 +134,9 @@ def choose(
         tuning = tune.tune(neighbours, labels, described.museum.val.labels, tuple(ks), taus)
         key = (0, 0.0) if fitted is None else (int(fitted.dim), float(fitted.shrinkage))
         gaps[key] = tuning.gap
-        if best is None or (-tuning.gap, key) < best[0]:
-            best = (-tuning.gap, key), Choice(fitted, None, tuning, white, neighbours)
+        order = -tuning.gap, key[0], -key[1]
+        if best is None or order < best[0]:
+            best = order, Choice(fitted, None, tuning, white, neighbours)
     assert best is not None  # one whitening at least was tried
     if len(gaps) == 1:
         return best[1]

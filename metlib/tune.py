@@ -76,7 +76,7 @@ class DimTuning:
     shrinkages: tuple[float, ...] = ()
 
 
-SHRINKAGES = (0.03, 0.1, 0.3)
+SHRINKAGES = (0.01, 0.03, 0.1, 0.3)
 """The shrinkages of a learned whitening that are worth trying."""
 
 
