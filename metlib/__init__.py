@@ -14,7 +14,13 @@ Conventions, stated once and kept everywhere:
 `import metlib` imports nothing heavy; import the module that you need: `from metlib import dataset, knn`.
 """
 
+import os
+
 __version__ = "0.1.0"
 
 NETWORK = "EfficientNet-Lite0"  # of every command and notebook where none is named: one that pip installs
 VISITS = 3  # simulated visits of each database image, from which whitening learns
+
+# Threads of torch and faiss that wait for work sleep: by default they spin, and two processes on the same cores then
+# slow each other several times over. OpenMP reads this once, as torch or faiss is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
