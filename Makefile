@@ -37,7 +37,7 @@ help:
 	@echo '  WORK=folder       descriptors, kept between runs  (default: work)'
 	@echo '  REPORTS=folder    the report                      (default: reports)'
 	@echo '  FIGURES=folder    pictures and tables             (default: figures for the default run, else REPORTS/figures)'
-	@echo '  ARGS="..."        more for metlib report: --only 00,02, -p NAME=VALUE, --seed 1'
+	@echo '  ARGS="..."        more for metlib report: --only 00,02, --jobs 1, -p NAME=VALUE, --seed 1'
 	@echo 'every goal takes PYTHON=program (3.11.4 or newer) and VENV=folder (default: .venv)'
 
 # Handed over as environment variables, so that spaces and quotes in a path survive the shell.

@@ -128,12 +128,13 @@ def report(
     parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="Of the notebooks.")] = None,
     seed: Annotated[int, typer.Option(help="Of the museum, and of what notebooks draw.")] = 0,
     timeout: Annotated[int | None, typer.Option(help="Seconds for one cell (default: none).")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Notebooks side by side (default: by cores and memory).")] = None,
     notebooks: Annotated[Path | None, typer.Option(help="The folder of the notebooks.")] = None,
 ) -> None:
-    """Run the notebooks headless, check that every cell ran, and leave the report."""
+    """Run the notebooks headless, side by side, check that every cell ran, and leave the report."""
     from metlib.notebooks import course
 
-    options: dict[str, Any] = {"database": database, "seed": seed, "timeout": timeout}
+    options: dict[str, Any] = {"database": database, "seed": seed, "timeout": timeout, "jobs": jobs}
     given = {"data": data, "work": work, "reports": reports, "figures": figures, "notebooks": notebooks}
     options |= {name: value for name, value in given.items() if value is not None}
     print(f"report: {course(backbone=backbone, only=_items(only), parameters=parameter or (), **options)}")

@@ -1,15 +1,17 @@
-"""The report of a run: executed notebooks as linked HTML pages, a first page, the table of scores."""
+"""The report of a run: executed notebooks as linked HTML pages, a first page that tells how far it is, the scores."""
 
 import base64
 import copy
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 from nbconvert import HTMLExporter
@@ -32,12 +34,14 @@ PATHS = ("data_root", "work_dir", "figures_dir")  # parameters that name folders
 
 
 @dataclass(frozen=True)
-class ExecutedNotebook:
-    """A notebook that ran to its end: `stem` NN_slug, the executed notebook, the seconds it took."""
+class Entry:
+    """A notebook of the report: `stem` NN_slug, the notebook as far as it was executed, the seconds that took."""
 
     stem: str
     notebook: NotebookNode
-    seconds: float
+    state: Literal["to come", "running", "finished", "failed", "stopped"] = "to come"
+    seconds: float = 0
+    reason: str = ""  # why it failed
 
     @property
     def number(self) -> str:
@@ -64,13 +68,14 @@ class ExecutedNotebook:
     def _prose(self) -> str:
         return next((cell.source for cell in self.notebook.cells if cell.cell_type == "markdown"), "")
 
-    def thumbnail(self, width: int = 640) -> tuple[str, str] | None:
-        """The first picture as a data URI, scaled down, with its alt text; None where there is none."""
+    @cached_property  # the first page is written again and again
+    def thumbnail(self) -> tuple[str, str] | None:
+        """The first picture as a data URI, scaled down to 640 pixels, with its alt text; None where there is none."""
         outputs = (output for cell in self.notebook.cells for output in cell.get("outputs", []))
         if (output := next((output for output in outputs if "image/png" in output.get("data", {})), None)) is None:
             return None
         picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGB")
-        picture.thumbnail((width, width))
+        picture.thumbnail((640, 640))
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=85)
         alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
@@ -117,19 +122,21 @@ def format_scores(scores: Sequence[dict[str, str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def write_pages(
-    executed: Sequence[ExecutedNotebook], folder: Path, museum: Museum, backbone: str, scores: Sequence[dict[str, str]]
+def write_index(
+    entries: Sequence[Entry],
+    folder: Path,
+    museum: Museum,
+    backbone: str,
+    scores: Sequence[dict[str, str]],
+    minutes: float,
 ) -> Path:
-    """Write one HTML page per notebook, and `index.html`, whose path is returned; no page needs a network."""
+    """Write `index.html`, which tells of every notebook whether it's done, and return its path.
+
+    While notebooks run or are to come, the page reloads itself. `minutes` count from the start of the run.
+    """
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
-    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    stems = {page.stem for page in executed}
-    for previous, page, following in zip([None, *executed], executed, [*executed[1:], None], strict=False):
-        course = {"style": style, "title": f"{page.number} · {page.title}", "previous": previous, "next": following}
-        with replacing(folder / f"{page.stem}.html", "w") as file:
-            file.write(_page(page.notebook, course, stems))
     text = environment.get_template("index.html.j2").render(
-        style=style,
+        style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
         museum=museum,
         splits=[(name, len(split), int((split.labels != DISTRACTOR).sum())) for split, name in museum.splits()],
         exhibits=len(set(museum.database.labels.tolist())),
@@ -137,12 +144,29 @@ def write_pages(
         untrained=backbone == "random",
         scores=[(row, [percent(row, metric) for metric in METRICS]) for row in scores],
         metrics=list(METRICS.values()),
-        pages=executed,
-        minutes=sum(page.seconds for page in executed) / 60,
+        entries=entries,
+        counts=Counter(entry.state for entry in entries),
+        minutes=minutes,
     )
     with replacing(folder / "index.html", "w") as file:
         file.write(text)
     return folder / "index.html"
+
+
+def write_page(entry: Entry, entries: Sequence[Entry], folder: Path) -> None:
+    """Write the HTML page of one of the course's `entries`, with links to those before and after; it needs no network.
+
+    Every entry is linked whether or not its page is there yet: all are once the run is over.
+    """
+    place = [other.stem for other in entries].index(entry.stem)
+    course = {
+        "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        "title": f"{entry.number} · {entry.title}",
+        "previous": entries[place - 1] if place else None,
+        "next": entries[place + 1] if place + 1 < len(entries) else None,
+    }
+    with replacing(folder / f"{entry.stem}.html", "w") as file:
+        file.write(_page(entry.notebook, course, {other.stem for other in entries}))
 
 
 def _page(notebook: NotebookNode, course: dict[str, Any], pages: set[str]) -> str:
@@ -165,7 +189,7 @@ def _for_a_page(notebook: NotebookNode) -> NotebookNode:
     return page
 
 
-def write_figures_readme(executed: Sequence[ExecutedNotebook], folder: Path) -> Path | None:
+def write_figures_readme(executed: Sequence[Entry], folder: Path) -> Path | None:
     """Write README.md beside the pictures: which notebook, parameters and data made each; None without a picture.
 
     Alt text and the stamp of the data are read from the PNG files, so the list always fits them.

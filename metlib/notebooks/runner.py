@@ -1,49 +1,34 @@
 """Run the course headless, check that every cell ran, and leave the report.
 
-Notebooks run in order through papermill, each in a fresh kernel, with `notebooks/` as their working folder. papermill
-accepts a parameter that a notebook doesn't know, and a notebook that ends early with status 0; both are refused here.
+Notebooks run through papermill, each in a fresh kernel, with `notebooks/` as their working folder, several side by
+side. papermill accepts a parameter that a notebook doesn't know; it is refused here.
 """
 
 import ast
 import difflib
 import json
-import logging
-import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import papermill
-from jupyter_client.kernelspec import NoSuchKernel
-from jupyter_client.manager import KernelManager
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from nbclient.output_widget import OutputWidget
 from nbformat import NotebookNode
-from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine, papermill_engines
-from traitlets.config import Config
 
 from metlib import NETWORK, dataset, synthetic
-from metlib.notebooks import report
+from metlib.common.cores import count_cores
+from metlib.notebooks import report, schedule
+from metlib.notebooks.kernel import NotebookFailed, Refused, execute, read
+from metlib.notebooks.report import Entry
 
 ROOT = Path(__file__).resolve().parents[2]
-KERNEL = "python3"
 # The parameters that every notebook has and that the runner's own options fill.
 COMMON = ("data_root", "backbone", "database", "work_dir", "figures_dir", "seed")
-
-
-class Refused(ValueError):
-    """Something asked for that can't be done, found before the first notebook runs."""
-
-
-class NotebookFailed(RuntimeError):
-    """A notebook that didn't run to its end: which, at which cell, and why."""
-
-    exit_status = 1  # of the command
+DESCRIPTORS = "descriptors of the museum"  # what notebooks share, in lines of progress
 
 
 def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
@@ -119,126 +104,12 @@ def _read(name: str, text: str, default: Any) -> Any:
     return value
 
 
-class _Line:
-    """One line of progress on stderr: kept up to date on a terminal, written once elsewhere."""
-
-    def __init__(self, head: str) -> None:
-        self.head, self.live, self.start = head, sys.stderr.isatty(), time.monotonic()
-        print(f"{head} ... ", end="", file=sys.stderr, flush=True)
-
-    def now(self, text: str) -> None:
-        if self.live:
-            print(f"\r{self.head} ... {text}\x1b[K", end="", file=sys.stderr, flush=True)
-
-    def end(self, text: str = "") -> float:
-        """Close the line with a text, or with the seconds since it began, which are returned."""
-        seconds = time.monotonic() - self.start
-        text = text or f"{seconds:.0f} s"
-        print(f"\r{self.head} ... {text}\x1b[K" if self.live else text, file=sys.stderr, flush=True)
-        return seconds
-
-
-class _Output(OutputWidget):  # type: ignore[misc]
-    """Holds what a slider's function draws, as a browser would."""
-
-    def send(self, *_: Any, **__: Any) -> None:
-        """Send nothing: on this channel nbclient awaits a cell's reply, which then got lost now and then."""
-
-
-class _Engine(NBClientEngine):  # type: ignore[misc]
-    """papermill's own engine, with those outputs and without kernels that write between the lines of progress."""
-
-    @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
-        """Run a notebook's cells; of papermill's options, those that `execute` sets."""
-        config = Config({"NotebookClient": {"extra_arguments": ["--log-level=50"]}})  # kernels log their interruption
-        if "transport_encryption" in KernelManager.class_trait_names():  # newer kernels warn without it
-            config.KernelManager.transport_encryption = "auto"
-        chosen = {"timeout": options["execution_timeout"], "on_cell_start": options["on_cell_start"]}
-        client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, config=config, **chosen)
-        client.widget_registry["@jupyter-widgets/output"] = {"OutputModel": _Output}
-        return client.execute()
-
-
-papermill_engines.register("metlib", _Engine)
-
-
-def execute(
-    path: Path, out: Path, values: dict[str, Any], *, kernel: str = KERNEL, timeout: int | None = None, head: str = ""
-) -> report.ExecutedNotebook:
-    """Run one notebook with these parameters and write the executed copy to `out`, even if it fails.
-
-    `timeout` counts seconds for one cell; `head` begins the line of progress. Raises NotebookFailed, which names
-    notebook and cell, if a cell raised, took too long, killed its kernel, ended the notebook early or did not run;
-    Refused if there is no such kernel.
-    """
-    os.environ["METLIB_PROGRESS"] = "0"  # a bar would leave one output per refresh
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # its errors are raised below
-    # This environment's `python3` is found first.
-    places = [str(Path(sys.prefix) / "share" / "jupyter"), *os.environ.get("JUPYTER_PATH", "").split(os.pathsep)]
-    os.environ["JUPYTER_PATH"] = os.pathsep.join(dict.fromkeys(filter(None, places)))
-
-    total = sum(cell.cell_type == "code" for cell in nbformat.read(path, as_version=4).cells)
-    number, running = 0, NotebookNode(source="")  # the cell that runs, and its place among the code cells
-    line = _Line(head or path.stem)
-
-    def follow(cell: NotebookNode, cell_index: int) -> None:
-        nonlocal number, running
-        if _is_code(cell):
-            number, running = number + 1, cell
-            line.now(f"cell {number}/{total}")
-
-    def failed(reason: str) -> NotebookFailed:
-        line.end("failed")
-        first, what = running.source.strip().partition("\n")[0].strip()[:80], " ".join(reason.split())[:600]
-        place = f"{path.name}, code cell {number} of {total} ({first})"
-        return NotebookFailed(f"{place}: {what}\nwhat it did so far: {out}")
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.unlink(missing_ok=True)
-    try:
-        executed = papermill.execute_notebook(
-            *(str(name).replace("{", "{{").replace("}", "}}") for name in (path, out)),  # format strings
-            parameters=values,
-            kernel_name=kernel,
-            engine_name="metlib",
-            language="python",
-            cwd=path.parent,
-            progress_bar=False,
-            execution_timeout=timeout,
-            on_cell_start=follow,
-        )
-    except papermill.PapermillExecutionError as error:
-        raise failed(f"{error.ename}: {error.evalue}") from None
-    except CellTimeoutError:
-        raise failed(f"took longer than {timeout} s; allow more by --timeout") from None
-    except DeadKernelError:
-        raise failed("the kernel died (killed, out of memory, or the notebook ended it)") from None
-    except NoSuchKernel:
-        line.end("refused")
-        way_out = f"`make report` installs one, or run `{sys.executable} -m pip install ipykernel`"
-        raise Refused(f"no Jupyter kernel named {kernel!r} for {sys.executable}: {way_out}") from None
-    except RuntimeError as error:  # a kernel that never answered
-        raise failed(str(error)) from None
-    for number, running in enumerate(filter(_is_code, executed.cells), start=1):  # noqa: B007
-        if any(output.output_type == "error" for output in running.outputs):
-            raise failed("ended the notebook early; a notebook runs to its last cell")
-        if running.source.strip() and running.execution_count is None:
-            raise failed("did not run")
-    return report.ExecutedNotebook(path.stem, executed, line.end())
-
-
-def _is_code(cell: NotebookNode) -> bool:
-    """Whether this is a code cell of the notebook's own, not the one in which papermill puts parameters."""
-    return cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
-
-
 def paint_default(seed: int) -> Path:
     """Find the default museum of this seed, or paint it; return its folder."""
     root = ROOT / "data" / ("synthetic" if seed == 0 else f"synthetic-{seed}")
     if not root.exists():
         print("painting the museum ...", file=sys.stderr)
-    return synthetic.write_museum(root, seed=seed, workers=min(8, os.cpu_count() or 1))
+    return synthetic.write_museum(root, seed=seed, workers=min(8, count_cores()))
 
 
 def course(
@@ -253,19 +124,28 @@ def course(
     parameters: Sequence[str] = (),
     seed: int = 0,
     timeout: int | None = None,
+    jobs: int | None = None,
     notebooks: Path = ROOT / "notebooks",
 ) -> Path:
     """Run the chosen notebooks, write the report, print the table of scores, and return the report's first page.
 
     `data` is a museum (None: the default one, painted if it does not exist yet), `only` names notebooks ("02", or in
-    full), `parameters` are "NAME=VALUE" for the notebooks that have them, `timeout` counts seconds for one cell.
+    full), `parameters` are "NAME=VALUE" for the notebooks that have them, `timeout` counts seconds for one cell, `jobs`
+    notebooks run side by side (None: one per core, as far as memory goes) and share the cores. The first page is there
+    from the start and tells how far the run is; where a notebook fails, the others go on.
     Pictures and tables go to `figures`: by default to the project's own for the default run, else into `reports`.
-    Raises ValueError (Refused, or of the museum) or OSError before the first notebook runs, and NotebookFailed.
+    Raises ValueError (Refused, or of the museum) or OSError before the first notebook runs, and at the end
+    NotebookFailed, which names all that failed.
     """
+    start = time.monotonic()
+    jobs = schedule.count_jobs() if jobs is None else jobs
+    if jobs < 1:
+        raise Refused(f"--jobs {jobs}: expected how many notebooks run side by side, 1 or more; or leave it out")
     notebooks, reports = notebooks.resolve(), reports.resolve()
     paths = choose(notebooks, only)
     try:
-        known = {path.name: read_parameters(nbformat.read(path, as_version=4)) for path in paths}
+        sources = [read(path) for path in paths]
+        known = {path.name: read_parameters(source) for path, source in zip(paths, sources, strict=True)}
     except (ValueError, SyntaxError) as error:
         raise Refused(f"a notebook in {notebooks} can't be read: {error}") from None
     committed = (ROOT / "figures").resolve()  # its pictures are in git: only the default run may write there
@@ -282,14 +162,77 @@ def course(
     given = assign(known, common, parameters)
     museum = dataset.load(paint_default(seed) if data is None else dataset.find(data), database)
 
-    (reports / "index.html").unlink(missing_ok=True)  # a run that fails leaves no page of an earlier one behind
-    executed = []
-    for number, path in enumerate(paths, start=1):
+    scores: list[dict[str, str]] = []
+    entries = {path.stem: Entry(path.stem, source) for path, source in zip(paths, sources, strict=True)}
+    tasks: dict[str, Any] = {}
+    for path in paths:
         values = given[path.name] | {"data_root": str(museum.root.resolve())}
-        head = f"[{number}/{len(paths)}] {path.stem}"
-        executed.append(execute(path, reports / path.name, values, timeout=timeout, head=head))
-    scores = report.read_scores(figures) if any(notebook.number == "00" for notebook in executed) else []
-    index = report.write_pages(executed, reports, museum, backbone, scores)
-    report.write_figures_readme(executed, figures)
+        tasks[path.stem] = partial(execute, path, reports / path.name, values, timeout=timeout)
+    after = {}
+    if jobs > 1:
+        tasks = {stem: tasks[stem] for stem in schedule.order(entries)}
+        needing = [stem for stem, entry in entries.items() if schedule.needs_descriptors(entry.notebook)]
+        if len(needing) > 1:
+            tasks = {DESCRIPTORS: partial(schedule.prepare, museum, backbone, database, work.resolve())} | tasks
+            after = dict.fromkeys(needing, DESCRIPTORS)
+
+    def show() -> Path:
+        scored = any(entry.number == "00" and entry.state == "finished" for entry in entries.values())
+        scores[:] = report.read_scores(figures) if scored else []
+        minutes = (time.monotonic() - start) / 60
+        return report.write_index(list(entries.values()), reports, museum, backbone, scores, minutes)
+
+    _follow(schedule.side_by_side(tasks, jobs, after), entries, reports, show)
+    index = show()
+    report.write_figures_readme([entry for entry in entries.values() if entry.state == "finished"], figures)
     print(report.format_scores(scores))
+    if failed := [entry for entry in entries.values() if entry.state == "failed"]:
+        reasons = "; ".join(entry.reason for entry in failed)
+        raise NotebookFailed(f"{len(failed)} of {len(entries)} notebooks failed: {reasons}; see {index}")
     return index
+
+
+def _follow(
+    events: Generator[tuple[str, Future[Any] | None], None, None],
+    entries: dict[str, Entry],
+    reports: Path,
+    show: Callable[[], Path],
+) -> None:
+    """Keep entries, pages, the first page and lines on stderr up to date while notebooks start and end."""
+    for stem in entries:
+        (reports / f"{stem}.html").unlink(missing_ok=True)  # of an earlier run
+    show()
+    try:
+        with closing(events):
+            for name, future in events:
+                if future is None:
+                    print(f"{name} ...", file=sys.stderr, flush=True)
+                    if name in entries:
+                        entries[name] = replace(entries[name], state="running")
+                        show()
+                elif name in entries:
+                    entries[name] = _result(future, entries[name], reports / f"{name}.ipynb")
+                    report.write_page(entries[name], list(entries.values()), reports)
+                    show()
+                    ended = [entry for entry in entries.values() if entry.state in ("finished", "failed")]
+                    what = f"{entries[name].seconds:.0f} s" if entries[name].state == "finished" else "failed"
+                    print(f"[{len(ended)}/{len(entries)}] {name}: {what}", file=sys.stderr, flush=True)
+                else:
+                    problem = future.exception()
+                    what = f"failed ({problem}); notebooks try themselves" if problem else "there"
+                    print(f"{name}: {what}", file=sys.stderr, flush=True)
+    except BaseException:
+        for stem, entry in entries.items():
+            if entry.state in ("running", "to come"):
+                entries[stem] = replace(entry, state="stopped")
+        show()
+        raise
+
+
+def _result(future: Future[Entry], entry: Entry, out: Path) -> Entry:
+    """The entry of a notebook that ended; where it failed, with what it did so far, and why."""
+    try:
+        return future.result()
+    except NotebookFailed as error:
+        so_far = read(out) if out.is_file() else entry.notebook
+        return replace(entry, notebook=so_far, state="failed", reason=str(error).partition("\n")[0])

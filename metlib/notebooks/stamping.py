@@ -7,7 +7,8 @@ from pathlib import Path
 import nbformat
 
 from metlib.common.files import replacing
-from metlib.notebooks.runner import KERNEL, ROOT, choose, tagged
+from metlib.notebooks.kernel import KERNEL
+from metlib.notebooks.runner import ROOT, choose, tagged
 
 SETUP = """\
 # Setup, the same in every notebook: the project's folder, metlib where it is missing (Colab), and a museum.

@@ -15,14 +15,14 @@ def test_titles_and_questions_are_plain_text() -> None:
     cell = new_markdown_cell(
         "# 05: When is an *answer* worth `giving`?\n\n**Question.** What, at\n[last](x.ipynb)?\n\nMore"
     )
-    one = report.ExecutedNotebook("05_confidence", new_notebook(cells=[cell]), 1.0)
+    one = report.Entry("05_confidence", new_notebook(cells=[cell]))
     assert (one.number, one.title, one.question) == (
         "05",
         "When is an answer worth giving?",
         "What, at last?",
     )
-    assert one.thumbnail() is None
-    bare = report.ExecutedNotebook("06_x", new_notebook(cells=[]), 1.0)
+    assert one.thumbnail is None
+    bare = report.Entry("06_x", new_notebook(cells=[]))
     assert (bare.title, bare.question) == ("06_x", "")
 
 
