@@ -28,7 +28,6 @@ from metlib.notebooks.report import Entry
 ROOT = Path(__file__).resolve().parents[2]
 # The parameters that every notebook has and that the runner's own options fill.
 COMMON = ("data_root", "backbone", "database", "work_dir", "figures_dir", "seed")
-DESCRIPTORS = "descriptors of the museum"  # what notebooks share, in lines of progress
 
 
 def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
@@ -168,13 +167,12 @@ def course(
     for path in paths:
         values = given[path.name] | {"data_root": str(museum.root.resolve())}
         tasks[path.stem] = partial(execute, path, reports / path.name, values, timeout=timeout)
-    after = {}
-    if jobs > 1:
-        tasks = {stem: tasks[stem] for stem in schedule.order(entries)}
-        needing = [stem for stem, entry in entries.items() if schedule.needs_descriptors(entry.notebook)]
-        if len(needing) > 1:
-            tasks = {DESCRIPTORS: partial(schedule.prepare, museum, backbone, database, work.resolve())} | tasks
-            after = dict.fromkeys(needing, DESCRIPTORS)
+    waits: dict[str, set[str]] = {}
+    if jobs > 1:  # one at a time needs no plan: the course's order, and the first that needs descriptors makes them
+        tasks, waits = {stem: tasks[stem] for stem in schedule.order(entries)}, schedule.find_waits(entries)
+        if any(schedule.DESCRIPTORS in names for names in waits.values()):
+            made = partial(schedule.prepare, museum, backbone, database, work.resolve())
+            tasks = {schedule.DESCRIPTORS: made} | tasks
 
     def show() -> Path:
         scored = any(entry.number == "00" and entry.state == "finished" for entry in entries.values())
@@ -182,7 +180,7 @@ def course(
         minutes = (time.monotonic() - start) / 60
         return report.write_index(list(entries.values()), reports, museum, backbone, scores, minutes)
 
-    _follow(schedule.side_by_side(tasks, jobs, after), entries, reports, show)
+    _follow(schedule.side_by_side(tasks, jobs, waits), entries, reports, show)
     index = show()
     report.write_figures_readme([entry for entry in entries.values() if entry.state == "finished"], figures)
     print(report.format_scores(scores))

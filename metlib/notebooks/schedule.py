@@ -1,7 +1,8 @@
 """Which notebooks run when: several side by side, each with its share of the cores; shared work is done once, before.
 
 A notebook needs the museum's descriptors if it calls `extract.describe` or `compare.measure`. Where several do, one
-process makes these descriptors first, beside the notebooks that don't, so that no two compute them at once.
+process makes these descriptors first, beside the notebooks that don't, so that no two compute them at once. And a
+notebook that says "*Takes:* ... less after notebook 11" uses what that one trains: it starts once that one has ended.
 """
 
 import os
@@ -21,6 +22,7 @@ from metlib.notebooks.kernel import NotebookFailed, stop_kernels
 from metlib.notebooks.report import Entry
 
 MEMORY = 1_500_000_000  # bytes of a kernel with torch, a network and what a notebook keeps
+DESCRIPTORS = "descriptors of the museum"  # the shared work, as lines of progress name it
 MINUTES = {"some": 5, "few": 4, "two": 2, "minute": 1}  # what a notebook says it takes, by its first such word
 
 T = TypeVar("T")
@@ -34,6 +36,16 @@ def count_jobs(cores: int | None = None, memory: int | None = None) -> int:
     return max(1, min(cores or count_cores(), memory // MEMORY if memory is not None else sys.maxsize))
 
 
+def find_waits(entries: Mapping[str, Entry]) -> dict[str, set[str]]:
+    """What each notebook waits for, by stem: DESCRIPTORS where at least two need them, and notebooks before it."""
+    needing = [stem for stem, entry in entries.items() if needs_descriptors(entry.notebook)]
+    waits = {stem: {DESCRIPTORS} if stem in needing and len(needing) > 1 else set[str]() for stem in entries}
+    for stem, entry in entries.items():
+        named = re.findall(r"after notebook (\d\d)", _takes(entry.notebook))
+        waits[stem] |= {other for other in entries if other[:2] in named and other < stem}
+    return waits
+
+
 def needs_descriptors(notebook: NotebookNode) -> bool:
     """Whether a notebook asks for the descriptors of the museum."""
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
@@ -42,10 +54,12 @@ def needs_descriptors(notebook: NotebookNode) -> bool:
 
 def expect_minutes(notebook: NotebookNode) -> float:
     """How long a notebook says it takes ("*Takes:* a few minutes"), in minutes; half of one where it doesn't say."""
-    prose = "\n".join(cell.source for cell in notebook.cells[:1])
-    said = re.search(r"\*Takes:\*(.*)", prose)
-    words = re.findall(r"under|" + "|".join(MINUTES), said[1]) if said else []
+    words = re.findall(r"under|" + "|".join(MINUTES), _takes(notebook))
     return MINUTES.get(words[0], 0.5) if words else 0.5
+
+
+def _takes(notebook: NotebookNode) -> str:
+    return notebook.cells[0].source.partition("*Takes:*")[2] if notebook.cells else ""
 
 
 def order(entries: Mapping[str, Entry]) -> list[str]:
@@ -61,11 +75,11 @@ def order(entries: Mapping[str, Entry]) -> list[str]:
 
 
 def side_by_side(
-    tasks: Mapping[str, Callable[..., T]], jobs: int, after: Mapping[str, str]
+    tasks: Mapping[str, Callable[..., T]], jobs: int, waits: Mapping[str, set[str]]
 ) -> Generator[tuple[str, Future[T] | None], None, None]:
     """Run tasks in threads, in their order, at most `jobs` at once, each called with `threads`, its share.
 
-    A task in `after` waits until the one named there has ended. Gives a task's name and None as it starts, and its
+    A task starts once all that `waits` names for it have ended. Gives a task's name and None as it starts, and its
     name and future once it has ended. Whoever leaves early closes the iterator: kernels are then stopped.
     """
     waiting, running, cores = dict(tasks), dict[Future[T], str](), count_cores()
@@ -73,7 +87,7 @@ def side_by_side(
         try:
             while waiting or running:
                 open_ = {*waiting, *running.values()}
-                ready = [name for name in waiting if after.get(name) not in open_]
+                ready = [name for name in waiting if not waits.get(name, set()) & open_]
                 share = max(1, cores // max(1, min(jobs, len(running) + len(ready))))
                 for name in ready[: jobs - len(running)]:
                     running[pool.submit(waiting.pop(name), threads=share)] = name

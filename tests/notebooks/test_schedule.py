@@ -68,6 +68,23 @@ def test_the_course_s_notebooks_say_what_they_need() -> None:
     assert needing >= {"00", "01", "03", "04", "05", "06", "07", "08", "09", "10"} and "02" not in needing
 
 
+def test_who_uses_a_notebook_s_training_waits_for_it() -> None:
+    describes = "described = extract.describe(museum, embedder)"
+    books = {
+        "09_a": notebook("a few minutes", describes),
+        "11_b": notebook("less after notebook 09 or after notebook 12"),  # of those before it
+        "12_c": notebook("less after notebook 10"),  # which isn't among these
+    }
+    entries = {stem: Entry(stem, book) for stem, book in books.items()}
+    assert schedule.find_waits(entries) == {"09_a": set(), "11_b": {"09_a"}, "12_c": set()}
+    entries["13_d"] = Entry("13_d", notebook("", describes))
+    assert schedule.find_waits(entries)["09_a"] == schedule.find_waits(entries)["13_d"] == {schedule.DESCRIPTORS}
+    books = {path.stem: nbformat.read(path, as_version=4) for path in runner.choose(runner.ROOT / "notebooks")}
+    waits = schedule.find_waits({stem: Entry(stem, book) for stem, book in books.items()})
+    assert "11_parametric_classifier" in waits["13_where_does_it_look"]
+    assert "10_without_labels" in waits["17_similar_works"]
+
+
 class Log:
     """Tasks that note when they run and with how many threads."""
 
@@ -104,8 +121,8 @@ def test_cores_are_shared_out(jobs: int, n: int, shares: set[int], monkeypatch: 
 def test_what_needs_the_shared_work_waits_for_it_and_the_rest_does_not() -> None:
     log = Log()
     tasks = {name: log.task(name, 0.05 if name == "shared" else 0.01) for name in ("shared", "needs", "free", "also")}
-    after = {"needs": "shared", "also": "shared"}
-    seen = [(name, future is not None) for name, future in schedule.side_by_side(tasks, 2, after)]
+    waits = {"needs": {"shared"}, "also": {"shared"}}
+    seen = [(name, future is not None) for name, future in schedule.side_by_side(tasks, 2, waits)]
     place = seen.index
     assert seen[:2] == [("shared", False), ("free", False)]
     assert place(("free", True)) < place(("shared", True)) < place(("needs", False)) < place(("also", False))
@@ -115,7 +132,7 @@ def test_a_task_that_raises_leaves_the_others() -> None:
     def fails(threads: int) -> str:
         raise ValueError("no")
 
-    ended = {name: f for name, f in schedule.side_by_side({"a": fails, "b": Log().task("b")}, 1, {"b": "a"}) if f}
+    ended = {name: f for name, f in schedule.side_by_side({"a": fails, "b": Log().task("b")}, 1, {"b": {"a"}}) if f}
     assert isinstance(ended["a"].exception(), ValueError) and ended["b"].result() == "b"
 
 
