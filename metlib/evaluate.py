@@ -111,9 +111,9 @@ def choose(
     `whitening` is "learned", from simulated visits, "pca", "none", or "auto": learned where `described` has visits,
     else pca. `dim` and `shrinkage` fix those of the whitening; otherwise val chooses of `tune.candidate_dims`, and for
     a learned one of `tune.SHRINKAGES` (PCA's is 1), each with its own best k and tau; of equals the smallest dimension,
-    then the largest shrinkage. `ks` and `taus` are the grid (the published ks are cut to the size of the database), unless `k` or `tau` fix them. The
-    database is decomposed once, or not at all where its `spectrum` is given, and val is searched once for each
-    whitening tried, on `device` as in `knn.search`.
+    then the largest shrinkage. `ks` and `taus` are the grid (the published ks are cut to the size of the database),
+    unless `k` or `tau` fix them. The database is decomposed once, or not at all where its `spectrum` is given, and val
+    is searched once for each whitening tried, on `device` as in `knn.search`.
     Raises ValueError for a learned whitening without visits, a dimension above the rank, k above the images of the
     database, another `whitening`, tau that isn't positive.
     """

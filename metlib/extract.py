@@ -13,6 +13,7 @@ import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain, islice, pairwise
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -152,7 +154,7 @@ def extract(
     folder is returned at once. With `on_error="skip"`, images that can't be read are listed under `skipped` in
     `recipe.json` and leave descriptors and labels. A `reader` gives pixels instead of the files; the recipe names it.
     Of several `ranks` that run at the same time for one `out`, each describes its share, and the last to finish joins
-    all; until then the file isn't there. Otherwise one run at a time for one `out`.
+    all; until then the file isn't there. Otherwise a run for the same `out` waits for the one before.
     Raises, with the image's path, OSError for one that can't be read, ValueError for one that changed since (a finished
     folder compares the bytes of up to 2,000 that still exist) or whose descriptor is NaN or zero, RuntimeError for one
     that the network can't take; ValueError where `out` holds another recipe.
@@ -166,18 +168,22 @@ def extract(
     device = device or find_device()
     check_device(device)
     workers = workers or (4 if torch.device(device).type == "cpu" else os.cpu_count() or 4)
-    plan = shards.plan(split, out, recipe, shard_size=shard_size, workers=workers, label=label)
-    pending = list(plan.pending(rank, ranks))
-    todo = sum(len(rows) for _, rows in pending)
-    ready = prepare(embedder, device, precision, channels_last)
-    with track(total=len(split), done=len(split) - todo, label=label) as bar, ThreadPoolExecutor(workers) as pool:
-        files = (split.file(i) for _, rows in pending for i in rows)
-        images = decode_ahead(files, pool, 4 * workers, reader)
-        for shard, rows in pending:
-            named, decoded = [split.file(i) for i in rows], islice(images, len(rows))
-            options = device, scales, precision, batch_size, on_error
-            shards.write_shard(plan, shard, embed_images(ready, decoded, named, *options, seen=bar.update))
-    return shards.join(plan, on_error)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(out.with_name(f".{out.name}.lock")) if ranks == 1 else nullcontext():
+        if finished := shards.find_finished(split, out, recipe, on_error):  # while this run waited
+            return finished
+        plan = shards.plan(split, out, recipe, shard_size=shard_size, workers=workers, label=label)
+        pending = list(plan.pending(rank, ranks))
+        todo = sum(len(rows) for _, rows in pending)
+        ready = prepare(embedder, device, precision, channels_last)
+        with track(total=len(split), done=len(split) - todo, label=label) as bar, ThreadPoolExecutor(workers) as pool:
+            files = (split.file(i) for _, rows in pending for i in rows)
+            images = decode_ahead(files, pool, 4 * workers, reader)
+            for shard, rows in pending:
+                named, decoded = [split.file(i) for i in rows], islice(images, len(rows))
+                options = device, scales, precision, batch_size, on_error
+                shards.write_shard(plan, shard, embed_images(ready, decoded, named, *options, seen=bar.update))
+        return shards.join(plan, on_error)
 
 
 def check_options(on_error: str, **counts: int | None) -> None:

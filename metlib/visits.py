@@ -8,6 +8,7 @@ from numpy.random import Generator
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from metlib.common.checks import check_integer
 from metlib.common.drawing import Array, edge, grid, mix, noise, pick_colour, pigment, to_array, to_image
 
 FORMATS = ((1.0, 1.0), (1.0, 0.75), (0.75, 1.0))  # sides of a visitor's photograph: square, wide, tall
@@ -37,7 +38,8 @@ def simulate(
         raise ValueError(f"the photo has {photo.width} x {photo.height} pixels, expected {LEAST} x {LEAST} at least")
     if unknown := set(without) - set(DISTURBANCES):
         raise ValueError(f"without {min(unknown)!r}: expected some of {', '.join(DISTURBANCES)}")
-    size = size or min(max(photo.size), MOST)
+    size = min(max(photo.size), MOST) if size is None else size
+    check_integer("size", size, LEAST)
     picture = photo.convert("RGBA" if photo.has_transparency_data else "RGB")
     fit = size / max(photo.size)
     picture = picture.resize((max(round(photo.width * fit), 1), max(round(photo.height * fit), 1)))

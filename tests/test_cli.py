@@ -16,7 +16,7 @@ COMMANDS = {
     "Run the course": {"report", "paint", "stamp"},
     "Look after data": {"download", "verify", "labels"},
     "Measure": {"extract", "evaluate", "compare"},
-    "Train": {"train", "transfer", "embedded"},
+    "Train": {"train", "transfer"},
 }
 
 

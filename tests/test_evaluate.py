@@ -19,10 +19,10 @@ from metlib.analysis import results
 from metlib.cli import main
 from metlib.common.files import sha256
 from metlib.dataset import Museum, Split
-from metlib.descriptors import Described, write_official
+from metlib.descriptors import Described, Visits, write_official
 from metlib.evaluate import RELEASED_TOOL, Evaluation, choose, format_evaluation, measure, score
 from metlib.knn import search
-from metlib.whiten import PCAWhitening, decompose
+from metlib.whiten import LearnedWhitening, PCAWhitening, decompose
 
 N, D, EXHIBITS = 90, 12, 45
 
@@ -58,7 +58,7 @@ def described() -> Described:
     return described_of()
 
 
-def unit(rows: NDArray[Any]) -> NDArray[np.float64]:
+def unit(rows: NDArray[Any]) -> NDArray[Any]:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
@@ -101,7 +101,7 @@ def naive(described: Described, dim: int | None) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("dim", [None, 6, D])
 def test_the_protocol_is_the_naive_one(dim: int | None, described: Described) -> None:
-    run = measure(described, whitening="raw" if dim is None else dim)
+    run = measure(described, whitening="none" if dim is None else "pca", dim=dim)
     twin = naive(described, dim)
     grid = np.array(list(twin["cells"].values())).reshape(run.tuning.gap_grid.shape)
     np.testing.assert_allclose(run.tuning.gap_grid, grid, atol=1e-9)
@@ -122,13 +122,15 @@ def test_the_protocol_is_the_naive_one(dim: int | None, described: Described) ->
 def test_auto_is_the_published_dimension_or_the_best_on_val(described: Described) -> None:
     museum = described.museum
     run = measure(described)  # 90 images of 12 dimensions are fewer than ten each
-    assert run.dims is not None and run.dims.dims == tune.candidate_dims(N, D) == (1, 3, 6) and run.dim == run.dims.dim
+    assert (
+        run.dims is not None and run.dims.dims == tune.candidate_dims(N, D) == (1, 3, 6, 9) and run.dim == run.dims.dim
+    )
     for dim, gap in zip(run.dims.dims, run.dims.gaps, strict=True):  # every candidate is a whitening of its own
         whitening = PCAWhitening(dim).fit(described.database)
         near = search(whitening.transform(described.database), whitening.transform(described.val), 50)
         assert gap == tune.tune(near, museum.database.labels, museum.val.labels).gap
     assert run.dim == run.dims.dims[int(np.argmax(run.dims.gaps))] and len(set(run.dims.gaps)) > 1
-    assert run.val == measure(described, whitening=run.dims.dim).val
+    assert run.val == measure(described, dim=run.dims.dim).val
     few = Described(museum, *(unit(getattr(described, name)[:, :9]).astype(np.float32) for _, name in museum.splits()))
     assert (measure(few).dim, measure(few).dims) == (9, None)  # 90 images are ten each
     dead = {name: np.pad(getattr(few, name)[:, :6], ((0, 0), (0, 3))) for _, name in museum.splits()}
@@ -139,7 +141,7 @@ def test_auto_is_the_published_dimension_or_the_best_on_val(described: Described
 def test_the_smallest_of_equal_dimensions_is_chosen(described: Described) -> None:
     sure = described_of(noise=0.001)
     choice = choose(sure)
-    assert choice.dims is not None and choice.dims.gaps[1:] == (1.0, 1.0) and choice.dim == choice.dims.dims[1]
+    assert choice.dims is not None and choice.dims.gaps[1:] == (1.0,) * 3 and choice.dim == choice.dims.dims[1]
 
 
 @pytest.mark.parametrize("given", [False, True])
@@ -151,11 +153,11 @@ def test_nothing_is_decomposed_or_searched_twice(
     monkeypatch.setattr(np.linalg, "eigh", lambda *given, **named: calls.append("eigh") or eigh(*given, **named))
     monkeypatch.setattr(evaluate, "search", lambda *given, **named: calls.append("search") or search(*given, **named))
     choice = choose(described, spectrum=spectrum)
-    assert sorted(calls) == ["eigh"] * (not given) + ["search"] * 3  # a search of val for each dimension
+    assert sorted(calls) == ["eigh"] * (not given) + ["search"] * 4  # a search of val for each dimension
     score(choice, described, "val")
-    assert calls.count("search") == 3
-    score(choice, described)
     assert calls.count("search") == 4
+    score(choice, described)
+    assert calls.count("search") == 5
 
 
 @pytest.mark.slow
@@ -166,7 +168,7 @@ def test_a_choice_and_a_score_are_the_parts_of_a_measurement(described: Describe
         scored = score(choice, described, split)
         assert scored.summary(3) == row and scored.scores.gap == row["gap"]
         assert np.array_equal(scored.answers.labels, run.answers[split].labels)
-    raw = choose(described, whitening="raw")
+    raw = choose(described, whitening="none")
     assert (
         raw.whitening is None and raw.database is described.database and raw.transform(described.test) is described.test
     )
@@ -176,15 +178,15 @@ def test_a_choice_and_a_score_are_the_parts_of_a_measurement(described: Describe
 
 @pytest.mark.slow
 def test_val_chooses_only_what_is_not_given(described: Described) -> None:
-    alone = measure(described, whitening=6, k=1)
+    alone = measure(described, dim=6, k=1)
     assert alone.tuning.ks == (1,) and alone.tuning.taus == tune.TAUS and alone.neighbours["test"].k == 1
-    given = measure(described, whitening=6, k=5, tau=20)
+    given = measure(described, dim=6, k=5, tau=20)
     assert given.tuning.gap_grid.shape == (1, 1) and (given.tuning.k, given.tuning.tau) == (5, 20)
     assert not given.tuned_on_val and "val (tuned on these)" not in format_evaluation(given, described.museum)
     assert measure(described, k=5, tau=20).tuned_on_val  # val chose the dimension
-    assert measure(described, whitening=6, tau=20).tuning.taus == (20,)
-    assert measure(described, whitening=6, ks=(1, 7), taus=(3.0,)).tuning.ks == (1, 7)
-    assert measure(described_of(n=30), whitening="raw").tuning.ks[-1] == 20  # 50 exceeds the database
+    assert measure(described, dim=6, tau=20).tuning.taus == (20,)
+    assert measure(described, dim=6, ks=(1, 7), taus=(3.0,)).tuning.ks == (1, 7)
+    assert measure(described_of(n=30), whitening="none").tuning.ks[-1] == 20  # 50 exceeds the database
 
 
 @pytest.mark.slow
@@ -205,9 +207,12 @@ def test_intervals_are_drawn_by_the_seed(described: Described) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"whitening": "none"}, "whitening must be 'auto', 'raw' or the dimensions to keep, at least 1, got 'none'"),
-        ({"whitening": 0}, "got 0"),
-        ({"whitening": 13}, "dim 13 is above the rank 12"),
+        ({"whitening": "raw"}, "whitening must be one of auto, learned, pca, none, got 'raw'"),
+        ({"whitening": "none", "dim": 6}, "whitening 'none' has no dimension and no shrinkage"),
+        ({"whitening": "learned"}, r"needs simulated visits, .* have none.*visits=3.*take whitening 'pca'"),
+        ({"dim": 0}, "dim must be an integer of at least 1, got 0"),
+        ({"dim": 13}, "dim 13 is above the rank 12"),
+        ({"dim": 6, "shrinkage": 2}, r"shrinkage must lie in \[0, 1\], got 2"),
         ({"k": 91}, "k must be an integer from 1 to the 90 images"),
         ({"k": 0}, "k must be"),
         ({"tau": 0.0}, "tau must be a positive number"),
@@ -229,7 +234,7 @@ def test_an_evaluation_is_checked_and_written_as_json(described: Described) -> N
     assert (read["k"], read["tau"], read["dim"]) == (run.tuning.k, run.tuning.tau, run.dim)
     assert read["tuning"]["gap_grid"] == run.tuning.gap_grid.tolist() and read["seconds"] == run.seconds
     assert run.dims is not None and read["dims"]["tried"] == list(run.dims.dims)
-    given = measure(described, whitening="raw", k=1, tau=1).to_json()
+    given = measure(described, whitening="none", k=1, tau=1).to_json()
     assert given["dims"] is None and given["val"]["tuned_on"] == given["test"]["tuned_on"] == "nothing"
 
 
@@ -306,19 +311,19 @@ def test_the_difference_to_the_released_tool_is_where_a_reader_meets_it(capsys: 
     assert main(["evaluate", "--help"]) == 0
     help_text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
     for text in (help_text, " ".join((evaluate.__doc__ or "").split())):
-        assert RELEASED_TOOL in text and "--k 1 --whitening 512 does as their tool" in text.replace("`", "")
+        assert RELEASED_TOOL in text and "--k 1 --whitening pca --dim 512 does as their tool" in text.replace("`", "")
 
 
 @pytest.mark.slow
 def test_k_1_tunes_tau_alone(ours: Described, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_official(tmp_path / "x.pkl", ours)
-    given = ("--ground-truth", ours.museum.root, "--whitening", "6", "--k", "1", "--json", tmp_path / "new" / "s.json")
+    given = ("--ground-truth", ours.museum.root, "--dim", "6", "--k", "1", "--json", tmp_path / "new" / "s.json")
     assert call(path, *given) == 0
     read = scores_in(tmp_path / "new" / "s.json")
     assert read["tuning"]["ks"] == [1] and len(read["tuning"]["taus"]) == 12 and read["k"] == 1
     assert (read["dim"], read["dims"]) == (6, None)
     assert "best on val of 12 cells" in capsys.readouterr().out
-    assert call(path, *given, "--tau", "20", "--whitening", "raw", "--seed", "3") == 0
+    assert call(path, *given, "--tau", "20", "--whitening", "none", "--seed", "3") == 0
     read = scores_in(tmp_path / "new" / "s.json")
     assert (read["k"], read["tau"], read["dim"], read["seed"]) == (1, 20, None, 3)
     assert "12 dimensions, raw\nk = 1, tau = 20, given" in capsys.readouterr().out
@@ -333,11 +338,11 @@ def test_a_folder_and_several_sets(ours: Described, tmp_path: Path, capsys: pyte
     read = scores_in(tmp_path / "work" / "scales-1-0.5.scores.json")
     assert read["made_by"] == {"backbone": "tiny", "weights": "ab" * 32, "scales": [1.0], "network": {}}
     assert read["test"]["gap"] == measure(ours).test["gap"]
-    assert call(folder, pickled, "--ground-truth", ours.museum.root, "--whitening", "12") == 0
+    assert call(folder, pickled, "--ground-truth", ours.museum.root, "--dim", "12") == 0
     read = scores_in(tmp_path / "work" / "scales-1-0.5+other.scores.json")
     joined = descriptors.concatenate([ours, descriptors.from_official(pickled, ours.museum)])
     assert (read["raw_dim"], read["made_by"]) == (18, {"weights": f"{'ab' * 32}+{sha256(pickled)}"})
-    assert read["test"]["gap"] == measure(joined, whitening=12).test["gap"]
+    assert read["test"]["gap"] == measure(joined, dim=12).test["gap"]
 
 
 @pytest.mark.slow
@@ -391,7 +396,7 @@ def bad_inputs(ours: Described, tmp_path: Path) -> dict[str, tuple[list[str | Pa
         "an unknown folder": ([tmp_path / "empty", *truth], "it holds no folder"),
         "other images": ([good, skipping, *truth], "1 and 2 list different images: database row 80"),
         "no museum": ([good, "--ground-truth", tmp_path / "nowhere"], "no folder"),
-        "above the rank": ([good, *truth, "--whitening", "13"], "dim 13 is above the rank 12"),
+        "above the rank": ([good, *truth, "--dim", "13"], "dim 13 is above the rank 12"),
         "k": ([good, *truth, "--k", "1000"], "k must be an integer from 1 to the 90 images"),
         "tau": ([good, *truth, "--tau", "-1"], "tau must be a positive number"),
         "a folder for JSON": ([good, *truth, "--json", tmp_path], "directory"),
@@ -420,7 +425,7 @@ def test_bad_input_is_one_line_and_status_2(
     assert not list(tmp_path.rglob("*.scores.json"))
 
 
-@pytest.mark.parametrize("options", [["--whitening", "0"], ["--whitening", "all"], ["--k", "x"], ["--database", "big"]])
+@pytest.mark.parametrize("options", [["--dim", "six"], ["--whitening", "all"], ["--k", "x"], ["--database", "big"]])
 def test_words_that_mean_nothing(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "x.pkl", "--ground-truth", "here", *options]) == 2
     assert options[0] in capsys.readouterr().err
@@ -433,3 +438,75 @@ def test_a_run_holds_what_pictures_need(described: Described) -> None:
     labels = described.museum.database.labels
     nearest = labels[run.neighbours["test"].indices[:, 0]]
     assert np.array_equal(run.answers["test"].labels, nearest)
+
+
+# --- whitening learned from visits ----------------------------------------------------------------------------------
+
+
+def visited_by(described: Described, count: int = 3) -> Described:
+    """The same museum with visits of its images: what a visit changes lies in the last four dimensions."""
+    rng = np.random.default_rng(9)
+    rows = np.tile(np.arange(len(described.database)), count)
+    disturbed = described.database[rows] + rng.normal(size=(len(rows), D)) * np.repeat([0.02, 0.5], (8, 4))
+    return replace(described, visits=Visits(rows, unit(disturbed.astype(np.float32))))
+
+
+def test_auto_learns_where_there_are_visits_and_val_chooses_dimension_and_shrinkage(described: Described) -> None:
+    shown = visited_by(described)
+    choice, museum = choose(shown), described.museum
+    assert choice.kind == "learned" and choice.dims is not None and choice.tuned_on_val
+    assert choice.dims.dims == (12,) and choice.dims.shrinkages == tune.SHRINKAGES  # 64 and more exceed D
+    gaps, visits = {}, shown.visits
+    assert visits is not None
+    for shrinkage in tune.SHRINKAGES:
+        fitted = LearnedWhitening(12, shrinkage).fit(shown.database, shown.database[visits.rows], visits.descriptors)
+        near = search(fitted.transform(shown.database), fitted.transform(shown.val), 50)
+        gaps[shrinkage] = tune.tune(near, museum.database.labels, museum.val.labels).gap
+    best = max(gaps.values())
+    assert choice.tuning.gap == pytest.approx(best, abs=1e-9)
+    assert choice.whitening is not None
+    assert choice.whitening.shrinkage == max(s for s, gap in gaps.items() if gap == pytest.approx(best, abs=1e-12))
+    assert choose(shown, whitening="pca").kind == choose(described).kind == "pca"
+    assert choose(shown, whitening="none").kind == "none"
+
+
+def test_a_given_dimension_and_shrinkage_are_taken(described: Described) -> None:
+    run = measure(visited_by(described), dim=5, shrinkage=0.2, k=3, tau=10)
+    assert (run.whitening, run.dim, run.shrinkage, run.dims, run.tuned_on_val) == ("learned", 5, 0.2, None, False)
+    text = format_evaluation(run, described.museum)
+    assert "whitened to 5 (learned from simulated visits, shrinkage 0.2)" in text
+    tuned = measure(visited_by(described), dim=5)
+    assert "best on val of 5 with shrinkage 0.01, 0.03, 0.1, 0.3" in format_evaluation(tuned, described.museum)
+    assert json.loads(json.dumps(tuned.to_json()))["dims"]["shrinkages"] == [0.01, 0.03, 0.1, 0.3]
+
+
+def test_smaller_dimensions_of_one_fit_are_fits_of_their_own(described: Described) -> None:
+    wide = described_of(n=N)
+    shown = visited_by(wide)
+    for whitening in ("pca", "learned"):
+        one = choose(shown, whitening=whitening, dim=4, shrinkage=0.3)
+        ways = list(evaluate._whiten(shown, whitening, None, 0.3, None))
+        assert [int(fitted.dim) for fitted, _, _ in ways] == sorted({int(fitted.dim) for fitted, _, _ in ways})
+        _, white, _ = next(evaluate._whiten(shown, whitening, 4, 0.3, None))
+        np.testing.assert_array_equal(white, one.database)
+        for kept, rows, queries in ways:
+            own = type(kept)(int(kept.dim), 0.3)
+            own = (
+                own.fit_spectrum(decompose(shown.database))
+                if whitening == "pca"
+                else own.fit(shown.database, shown.database[shown.visits.rows], shown.visits.descriptors)
+            )
+            np.testing.assert_allclose(rows, own.transform(shown.database), atol=1e-5)
+            np.testing.assert_allclose(queries, own.transform(shown.val), atol=1e-5)
+
+
+def test_learned_whitening_helps_where_visits_disturb_as_visitors_do() -> None:
+    plain = described_of(noise=0.2)
+    rng = np.random.default_rng(3)
+
+    def disturbed(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return unit((rows + rng.normal(size=rows.shape) * np.repeat([0.02, 0.5], (8, 4))).astype(np.float32))
+
+    shown = visited_by(Described(plain.museum, plain.database, disturbed(plain.val), disturbed(plain.test)))
+    learned, pca = measure(shown, whitening="learned"), measure(shown, whitening="pca")
+    assert learned.test["gap"] > pca.test["gap"] + 0.01

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from metlib import __version__, backbone, cli, dataset, extract
+from metlib import __version__, backbone, cli, dataset, descriptors, extract, visits
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Museum, Split
-from metlib.descriptors import shards
-from metlib.extract import SCALES, describe, load_descriptors, load_labels, load_recipe
+from metlib.descriptors import name_folder, shards, split_folder
+from metlib.extract import SCALES, describe, load_descriptors, load_labels, load_recipe, multiscale, prepare
 
 SHAPES = [(64, 48), (48, 64), (64, 48), (72, 72), (64, 48), (96, 50), (72, 72), (48, 64), (64, 48), (57, 61)]
 
@@ -700,3 +701,54 @@ def test_the_command_explains_itself(arguments: list[str], code: int, capsys: py
         assert "metlib extract" in output.out and "torchrun" in output.out
         for option in ("--database", "--work", "--scales", "--precision", "--device", "--on-error"):
             assert option in output.out
+
+
+# --- simulated visits -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_visits_are_described_once_and_read_back(
+    museum: Museum, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    described = describe(museum, embedder, work, visits=2)
+    assert described.visits is not None
+    np.testing.assert_array_equal(described.visits.rows, np.tile(np.arange(8), 2))
+    rows = described.visits.descriptors
+    own = (rows * described.database[described.visits.rows]).sum(axis=1)
+    assert rows.shape == (16, embedder.dim) and (own < 0.9999).all() and not np.array_equal(rows[:8], rows[8:])
+    pixels = np.asarray(dataset.read_image(museum.database.file(3)))
+    seed = [1, zlib.crc32(pixels.tobytes())]
+    taken = visits.simulate(Image.fromarray(pixels), np.random.default_rng(seed))
+    twin = multiscale(prepare(embedder, "cpu"), torch.from_numpy(np.array(taken))[None])
+    np.testing.assert_allclose(rows[8 + 3], twin[0].numpy(), atol=1e-5)
+
+    monkeypatch.setattr("metlib.extract.multiscale", lambda *a, **k: pytest.fail("it was described before"))
+    again = describe(museum, embedder, work, visits=2)
+    assert again.visits is not None and np.array_equal(again.visits.descriptors, rows)
+    one = describe(museum, embedder, work, visits=1)
+    assert one.visits is not None and np.array_equal(one.visits.descriptors, rows[:8])
+    assert describe(museum, embedder, work).visits is None
+    folder = name_folder(museum, embedder, work, SCALES)
+    found = descriptors.read(folder, museum)
+    assert found.visits is not None and np.array_equal(found.visits.descriptors, rows)
+    recipe = load_recipe(split_folder(folder, museum.database, "visit-1"))
+    assert recipe["pixels"] == f"simulated visit 1, drawing {visits.VERSION}"
+
+
+@pytest.mark.slow
+def test_visits_of_images_that_were_skipped_are_left_out(museum: Museum, embedder: Embedder, tmp_path: Path) -> None:
+    museum.database.file(2).write_bytes(b"no image")
+    described = describe(museum, embedder, tmp_path / "work", visits=1, on_error="skip")
+    assert described.visits is not None and len(described.database) == 7
+    np.testing.assert_array_equal(described.visits.rows, np.arange(7))
+    own = (described.visits.descriptors * described.database).sum(axis=1)
+    other = (described.visits.descriptors * np.roll(described.database, 1, axis=0)).sum(axis=1)
+    assert own.mean() > other.mean()
+
+
+def test_a_lost_database_image_stops_visits_with_its_name(museum: Museum, embedder: Embedder, tmp_path: Path) -> None:
+    describe(museum, embedder, tmp_path / "work")
+    museum.database.file(5).unlink()
+    with pytest.raises(OSError, match=museum.database.file(5).name):
+        describe(museum, embedder, tmp_path / "work", visits=1)

@@ -17,6 +17,7 @@ import nbformat
 import pytest
 import yaml
 
+from metlib import NETWORK
 from metlib.notebooks import read_parameters, runner, stamping
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,7 +144,7 @@ def test_a_notebook_names_no_machine(path: Path) -> None:
 def test_parameters_are_literals_with_a_reason_each(notebook: nbformat.NotebookNode) -> None:
     found = read_parameters(notebook)
     assert set(runner.COMMON) | {"interactive"} <= set(found)
-    assert found["interactive"] is False and found["seed"] == 0 and found["backbone"] == "embedded"
+    assert found["interactive"] is False and found["seed"] == 0 and found["backbone"] == NETWORK
     (cell,) = runner.tagged(notebook, "parameters")
     lines = cell.source.splitlines()
     for statement in ast.parse(cell.source).body:

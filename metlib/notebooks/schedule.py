@@ -107,9 +107,9 @@ def prepare(museum: Museum, backbone: str, database: str, work: Path, threads: i
 
     Raises NotebookFailed with the last line that the process wrote.
     """
-    command = [sys.executable, "-m", "metlib", "extract", str(museum.root), backbone, "--database", database]
+    command = [sys.executable, "-m", "metlib", "extract", str(museum.root), backbone]
+    command += ["--database", database, "--work", str(work)]
     environment = {**os.environ, "METLIB_PROGRESS": "0", **thread_settings(threads)}
-    command += ["--work", str(work)]
     process = subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )

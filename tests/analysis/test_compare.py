@@ -45,7 +45,7 @@ def test_a_run_is_the_protocol_and_two_rows(museum: Museum, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_networks_are_joined_before_whitening(museum: Museum, tmp_path: Path) -> None:
     one, two = embedder(), embedder(seed=2)
-    run = compare.measure(museum, [one, two], tmp_path / "work", whitening=12, scales=(1,))
+    run = compare.measure(museum, [one, two], tmp_path / "work", dim=12, scales=(1,))
     parts = [extract.describe(museum, each, tmp_path / "work", scales=(1,)) for each in (one, two)]
     database, test = (np.hstack([getattr(part, name) for part in parts]) / 2**0.5 for name in ("database", "test"))
     assert run.raw_dim == one.dim + two.dim and run.dim == 12

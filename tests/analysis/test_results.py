@@ -29,8 +29,9 @@ class Run:
 
     val: dict[str, float]
     test: dict[str, float]
+    whitening: str = "pca"
     dim: int | None = 512
-    shrinkage: float = 1.0
+    shrinkage: float | None = 1.0
     dims: object | None = None
     seed: int = 0
     tuning: Tuning = dataclasses.field(default_factory=lambda: tuning((1, 10), (20, 50)))
@@ -87,7 +88,7 @@ def test_a_run_is_two_rows_in_percent() -> None:
         "network": "R18IN",
         "weights": "01234567",
         "scales": "ms",
-        "whitening": "512",
+        "whitening": "pca 512",
         "tuned_on": "val",
         "k": 10,
         "tau": 50.0,
@@ -100,9 +101,9 @@ def test_a_run_is_two_rows_in_percent() -> None:
 @pytest.mark.parametrize(
     ("measured", "made_by", "column", "says"),
     [
-        (run(dim=None), {}, "whitening", "raw"),
-        (run(shrinkage=0.0), {}, "whitening", "512 (PCA)"),
-        (run(shrinkage=0.5), {}, "whitening", "512 (shrinkage 0.5)"),
+        (run(whitening="none", dim=None, shrinkage=None), {}, "whitening", "none"),
+        (run(shrinkage=0.0), {}, "whitening", "pca 512 (shrinkage 0)"),
+        (run(whitening="learned", dim=128, shrinkage=0.1), {}, "whitening", "learned 128 (shrinkage 0.1)"),
         (run(), {"scales": (1,)}, "scales", "1"),
         (run(), {"scales": (1, 2**-0.5)}, "scales", "1+0.707"),
         (run(), {"scales": None}, "scales", ""),

@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metlib import backbone
+from metlib import NETWORK, backbone
 from metlib.analysis import saliency
 from metlib.analysis.saliency import describe_image, grad_cam, map_agreement, randomise
 from metlib.analysis.sweep import Panel
@@ -37,6 +37,13 @@ REGISTERS = {"reg_tokens": 3, "dynamic_img_size": True, "global_pool": "token"}
 def network(**changes: Any) -> Embedder:
     """A small untrained network, the same every time."""
     return backbone.build(Recipe(**{"arch": "test_resnet", "seed": 1} | changes), "tiny")
+
+
+def trained() -> Embedder:
+    """The same as if it were trained: its weights are its own, and no seed made them."""
+    embedder = network()
+    embedder.recipe = replace(embedder.recipe, seed=None)
+    return embedder
 
 
 def scene(seed: int = 0, height: int = 96, width: int = 80) -> NDArray[np.uint8]:
@@ -433,7 +440,7 @@ def test_visual_backprop_refuses_transformers() -> None:
 
 @pytest.mark.slow
 def test_randomise_draws_every_weight_anew_and_the_same_each_time() -> None:
-    embedder = backbone.load("embedded")
+    embedder = trained()
     before, generator = embedder.weights_sha256(), torch.random.get_rng_state()
     made = randomise(embedder, seed=3)
     assert torch.equal(torch.random.get_rng_state(), generator) and embedder.weights_sha256() == before
@@ -443,8 +450,8 @@ def test_randomise_draws_every_weight_anew_and_the_same_each_time() -> None:
     assert all((new[key] == (1 if "var" in key else 0)).all() for key in new if "running" in key)
     assert randomise(embedder, seed=3).weights_sha256() == made.weights_sha256()
     assert randomise(embedder, seed=4).weights_sha256() != made.weights_sha256()
-    assert not made.training and "untrained" in made.title and made.name == "embedded-100-percent-randomised"
-    rebuilt = timm.create_model("resnet18", channels=[24, 48, 96, 192], num_classes=0).state_dict()
+    assert not made.training and "untrained" in made.title and made.name == "tiny-100-percent-randomised"
+    rebuilt = timm.create_model("test_resnet", num_classes=0).state_dict()
     assert {key.removeprefix("trunk.") for key in new} - {"pool.p"} == set(rebuilt)
 
 
@@ -470,8 +477,8 @@ def test_a_share_is_drawn_anew_from_the_end(changes: dict[str, Any]) -> None:
 
 
 def test_a_share_of_a_trained_network_is_not_called_untrained() -> None:
-    made = randomise(backbone.load("embedded"), share=0.5)
-    assert made.title == "embedded-50-percent-randomised" and "21 of 42 layers drawn anew" in made.recipe.origin
+    made = randomise(trained(), share=0.5)
+    assert made.title == "tiny-50-percent-randomised" and "layers drawn anew" in made.recipe.origin
 
 
 def test_what_cannot_be_randomised_is_refused() -> None:
@@ -486,12 +493,12 @@ def test_what_cannot_be_randomised_is_refused() -> None:
 
 @pytest.mark.slow
 def test_maps_of_the_trained_network_disagree_with_those_of_random_ones() -> None:
-    trained, agreements = backbone.load("embedded"), []
-    randoms = [randomise(trained, seed) for seed in range(3)]
+    embedder, agreements = backbone.load(NETWORK), []
+    randoms = [randomise(embedder, seed) for seed in range(3)]
     for i in range(3):
         one, two = scene(i, 160, 160), np.roll(scene(i, 160, 160), (20, 10), axis=(0, 1))
-        heat = grad_cam(trained, one, describe_image(trained, two))
-        same = randomise(trained, share=0)
+        heat = grad_cam(embedder, one, describe_image(embedder, two))
+        same = randomise(embedder, share=0)
         assert map_agreement(heat, grad_cam(same, one, describe_image(same, two))) == pytest.approx(1)
         agreements += [map_agreement(heat, grad_cam(other, one, describe_image(other, two))) for other in randoms]
     assert np.mean(np.abs(agreements)) < 0.5  # measured: 0.34, and 0.54 at most

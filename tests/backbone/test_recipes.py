@@ -26,7 +26,7 @@ DIMS = {
     "DINOv3-ConvNeXt-T": 768, "DINOv3-ConvNeXt-S": 768, "DINOv3-ConvNeXt-B": 1024, "DINOv3-ConvNeXt-L": 1536,
     "CLIP-B16": 768, "CLIP-L14": 1024, "CLIP-L14-336": 1024,
     "SigLIP2-B16": 768, "SigLIP2-L16": 1024, "SigLIP2-So400m": 1152,
-    "VGG19": 512, "Inception-v3": 2048, "Xception": 2048, "embedded": 192, "random": 128,
+    "VGG19": 512, "Inception-v3": 2048, "Xception": 2048, "EfficientNet-Lite0": 1280, "random": 128,
 }  # fmt: skip
 LARGE = (  # more than 100 million weights: built and run without numbers, on the meta device
     "RX101-32x16d-SWSL", "DINOv2-L", "DINOv2-L-reg", "DINOv2-g", "DINOv2-g-reg", "DINOv3-L", "DINOv3-7B",
@@ -66,7 +66,7 @@ def prepared(embedder: Embedder, x: Tensor) -> Tensor:
 # --- every network ----------------------------------------------------------------------------------------------------
 
 
-OURS = ("embedded", "random")  # weights that nobody else published
+OURS = ("random",)  # weights that nobody else published
 
 
 @pytest.fixture(scope="module", params=SMALL)
@@ -227,7 +227,7 @@ def test_a_recipe_agrees_with_timm_and_names_its_source(name: str) -> None:
         assert bool(config.hf_hub_id) != (name in FILES)
     else:  # torchvision's ResNet-50 in form, and its pixel statistics
         assert (recipe.arch == "resnet50" and name in FILES) or name in OURS
-        assert recipe.mean == IMAGENET_MEAN or name == "embedded"
+        assert recipe.mean == IMAGENET_MEAN
     assert recipe.origin and recipe.untrained == (name == "random")
     assert bool(recipe.licence) == (name not in OURS)
 
@@ -236,9 +236,7 @@ def test_the_pixel_statistics_are_the_published_ones() -> None:
     clip = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
     imagenet, half = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.5,) * 3, (0.5,) * 3)
     for name, recipe in RECIPES.items():
-        if name == "embedded":  # its own
-            continue
-        like_half = name.startswith("SigLIP") or name in ("Inception-v3", "Xception")
+        like_half = name.startswith("SigLIP") or name in ("Inception-v3", "Xception", "EfficientNet-Lite0")
         expected = clip if name.startswith("CLIP") else half if like_half else imagenet
         assert (recipe.mean, recipe.std) == expected, name
 

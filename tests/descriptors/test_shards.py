@@ -505,6 +505,7 @@ class Work:
 
     def command(self, work: Path) -> list[str]:
         options = ["--device", "cpu", "--work", str(work), "--scales", "0.5", "--shard-size", "8", "--workers", "2"]
+        options += ["--whitening", "pca"]  # no visits
         return ["extract", str(self.museum), str(self.checkpoint), *options]
 
 
