@@ -17,7 +17,7 @@ REPORTS =
 ARGS =
 
 .DEFAULT_GOAL := help
-.PHONY: help report test quick lab paint weights bench check clean FORCE
+.PHONY: help report test quick lab paint bench check clean FORCE
 
 help:
 	@echo 'make report   run the course headless and leave reports/index.html (installs into $(VENV) the first time)'
@@ -25,14 +25,13 @@ help:
 	@echo 'make quick    the same without the slow tests: under a minute once installed'
 	@echo 'make check    ruff, mypy and the import rules alone'
 	@echo 'make lab      open the notebooks in JupyterLab'
-	@echo 'make weights  train the embedded network again, from scratch (half an hour on two cores)'
 	@echo 'make bench    how fast it is, and how much memory: figures/benchmarks.csv (some ten minutes)'
 	@echo 'make paint    paint the synthetic museum, data/synthetic, alone'
 	@echo 'make clean    remove reports/ and work/, the descriptors and trained networks in it included'
 	@echo
 	@echo 'make report takes'
 	@echo '  DATA=folder       a museum in the Met layout      (default: the synthetic museum, painted by code)'
-	@echo '  BACKBONE=name     a recipe, timm name or file     (default: embedded, a small one that is here)'
+	@echo '  BACKBONE=name     a recipe, timm name or file     (default: EfficientNet-Lite0, which pip installs)'
 	@echo '  DATABASE=mini     full or mini                    (default: full)'
 	@echo '  WORK=folder       descriptors, kept between runs  (default: work)'
 	@echo '  REPORTS=folder    the report                      (default: reports)'
@@ -72,9 +71,6 @@ lab: paint
 
 paint: $(VENV)/installed
 	@$(RUN) -m metlib paint
-
-weights: $(VENV)/installed
-	@$(RUN) -m metlib embedded $(ARGS)
 
 # The names of single benchmarks: make bench ARGS="--only search-mini whitening"
 bench: $(VENV)/installed
