@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.__main__ import FIGURES, machine
 from benchmarks.measure import peak_bytes, product_rate, row
-from metlib import knn
+from metlib import NETWORK, knn
 from metlib.common.files import replacing
 
 EXHIBITS, SIDE = 33_501, 64
@@ -48,8 +48,8 @@ def pipeline(folder: Path) -> list[dict[str, Any]]:
             synthetic.write_museum(root, n_exhibits=EXHIBITS, size=SIDE, workers=2)
     museum = dataset.load(root)
     images = sum(len(split) for split, _ in museum.splits())
-    with _timed(lines, "describe", f"{images:,} images, embedded, three scales"):
-        described = extract.describe(museum, backbone.load("embedded"), folder / "work")
+    with _timed(lines, "describe", f"{images:,} images, {NETWORK}, three scales"):
+        described = extract.describe(museum, backbone.load(NETWORK), folder / "work")
     run = evaluate.measure(described)
     for step, seconds in run.seconds.items():
         work = f"{len(museum.database):,} images, {len(museum.test):,} test queries"
