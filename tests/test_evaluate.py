@@ -298,7 +298,9 @@ def test_a_pickle_is_scored_as_what_went_into_it(
     assert read["made_by"] == {"weights": sha256(path)}
     lines = out.splitlines()
     assert lines[0] == "ours, full database: 90 images of 45 exhibits; 30 val and 42 test queries"
-    assert lines[1].startswith(f"descriptors of 12 dimensions, whitened to {run.dim} (learned from the database), best")
+    assert lines[1].startswith(
+        f"descriptors of 12 dimensions, whitened to {run.dim} (PCA of the database, shrinkage 1), best"
+    )
     assert lines[2] == f"k = {run.tuning.k}, tau = {run.tuning.tau:g}, best on val of 108 cells"
     assert lines[4].split() == ["GAP", "GAP⁻", "ACC"]
     for line, title, row in ((lines[5], "val (tuned on these)", run.val), (lines[6], "test", run.test)):
@@ -323,10 +325,11 @@ def test_k_1_tunes_tau_alone(ours: Described, tmp_path: Path, capsys: pytest.Cap
     assert read["tuning"]["ks"] == [1] and len(read["tuning"]["taus"]) == 12 and read["k"] == 1
     assert (read["dim"], read["dims"]) == (6, None)
     assert "best on val of 12 cells" in capsys.readouterr().out
+    given = tuple(word for word in given if word not in ("--dim", "6"))
     assert call(path, *given, "--tau", "20", "--whitening", "none", "--seed", "3") == 0
     read = scores_in(tmp_path / "new" / "s.json")
     assert (read["k"], read["tau"], read["dim"], read["seed"]) == (1, 20, None, 3)
-    assert "12 dimensions, raw\nk = 1, tau = 20, given" in capsys.readouterr().out
+    assert "12 dimensions, not whitened\nk = 1, tau = 20, given" in capsys.readouterr().out
 
 
 @pytest.mark.slow

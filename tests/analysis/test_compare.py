@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metlib import backbone, cli, dataset, evaluate, extract, knn
+from metlib import VISITS, backbone, cli, dataset, evaluate, extract, knn
 from metlib.analysis import compare, published, results
 from metlib.backbone import Embedder, Recipe
 from metlib.dataset import Museum
@@ -30,8 +30,9 @@ def museum(small_museum: Path) -> Museum:
 @pytest.mark.slow
 def test_a_run_is_the_protocol_and_two_rows(museum: Museum, tmp_path: Path) -> None:
     run = compare.measure(museum, embedder(), tmp_path / "work", results=tmp_path / "results.csv", seed=3)
-    described = extract.describe(museum, embedder(), tmp_path / "work")
-    by_hand = evaluate.measure(described, seed=3)
+    described = extract.describe(museum, embedder(), tmp_path / "work", visits=VISITS)
+    by_hand = evaluate.measure(described, whitening="learned", seed=3)
+    assert run.whitening == "learned"
     assert (run.test, run.val, run.tuning.k, run.tuning.tau) == (
         by_hand.test, by_hand.val, by_hand.tuning.k, by_hand.tuning.tau,
     )  # fmt: skip
@@ -45,7 +46,7 @@ def test_a_run_is_the_protocol_and_two_rows(museum: Museum, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_networks_are_joined_before_whitening(museum: Museum, tmp_path: Path) -> None:
     one, two = embedder(), embedder(seed=2)
-    run = compare.measure(museum, [one, two], tmp_path / "work", dim=12, scales=(1,))
+    run = compare.measure(museum, [one, two], tmp_path / "work", whitening="pca", dim=12, scales=(1,))
     parts = [extract.describe(museum, each, tmp_path / "work", scales=(1,)) for each in (one, two)]
     database, test = (np.hstack([getattr(part, name) for part in parts]) / 2**0.5 for name in ("database", "test"))
     assert run.raw_dim == one.dim + two.dim and run.dim == 12
@@ -86,7 +87,7 @@ def test_what_would_stop_a_later_network_stops_the_first(
 
 @pytest.mark.slow
 def test_rows_of_one_network_say_in_what_they_differ(museum: Museum, tmp_path: Path) -> None:
-    for options in ({}, {"whitening": "raw"}):
+    for options in ({}, {"whitening": "none"}):
         compare.measure(museum, embedder(), tmp_path / "work", results=tmp_path / "r.csv", scales=(1,), **options)  # type: ignore[arg-type]
     rows = results.read(tmp_path / "r.csv").query("split == 'test'")
     labels = published.beside(rows, published.comparable(museum, split="test"))["label"]

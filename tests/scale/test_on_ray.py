@@ -439,7 +439,7 @@ def test_the_command_line(
     given = [str(root), checkpoint, "--work", str(work), "--scales", "1"]
     assert cli.main(["extract", *given, "--ray", "--workers", "3", "--batch-size", "2", "--shard-size", "4"]) == 0
     names = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["database", "val", "test"] and here
+    assert names == ["database", "val", "test", "visits aren't simulated on Ray"] and here
     monkeypatch.setattr(dataset, "read_image", None)  # nothing is left to do
     assert cli.main(["extract", *given, "--device", "cpu"]) == 0
     assert cli.main(["extract", str(tmp_path / "none"), checkpoint, "--ray"]) == 2
