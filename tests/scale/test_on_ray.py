@@ -441,6 +441,6 @@ def test_the_command_line(
     names = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
     assert names == ["database", "val", "test", "visits aren't simulated on Ray"] and here
     monkeypatch.setattr(dataset, "read_image", None)  # nothing is left to do
-    assert cli.main(["extract", *given, "--device", "cpu"]) == 0
+    assert cli.main(["extract", *given, "--device", "cpu", "--whitening", "pca"]) == 0
     assert cli.main(["extract", str(tmp_path / "none"), checkpoint, "--ray"]) == 2
     assert "error: no folder" in capsys.readouterr().err
