@@ -200,9 +200,9 @@ def score_lines(
     for number, y in enumerate(ys):
         colour, marker, line = CYCLE[number % len(CYCLE)], "os^Dv"[number % 5], LINES[number % len(LINES)]
         if {f"{y}_low", f"{y}_high"} <= set(table.columns):
-            low, high = times * table[f"{y}_low"], times * table[f"{y}_high"]
+            low, high = (times * theme.stable(table[f"{y}_{end}"]) for end in ("low", "high"))
             ax.fill_between(table[x], low, high, color=colour, alpha=0.15, lw=0)
-        ax.plot(table[x], times * table[y], color=colour, marker=marker, ms=5, ls=line, label=theme.heading(y))
+        ax.plot(table[x], times * theme.stable(table[y]), color=colour, marker=marker, ms=5, ls=line, label=theme.heading(y))
     if logx:
         ax.set_xscale("log")
         if table[x].nunique() <= 12:
@@ -242,7 +242,7 @@ def score_bars(
     keys: list[Artist] = []
     for number, score in enumerate(scores):
         columns = (table.get(name, table[score]) for name in (score, f"{score}_low", f"{score}_high"))
-        values = np.stack([100 * column.to_numpy(np.float64) for column in columns], axis=1)
+        values = np.stack([100 * theme.stable(column) for column in columns], axis=1)
         centre = rows + (number - (len(scores) - 1) / 2) * height
         there = np.isfinite(values[:, 0])
         colour = CYCLE[number % len(CYCLE)]
@@ -356,7 +356,7 @@ def reliability(
     used = number > 0
     if not used.any():
         raise ValueError("all bins are empty: reliability needs at least one answered query")
-    confidence, share, number = 100 * confidence[used], 100 * share[used], number[used]
+    confidence, share, number = 100 * theme.stable(confidence[used]), 100 * share[used], number[used]
     ax = ax or theme.axes_of_size(5.0, 4.4)
     ax.plot([0, 100], [0, 100], color=GREY, ls="dashed", lw=1.2, label="as confident as right")
     ax.plot(confidence, share, color=COLOURS["val"], lw=1.2, alpha=0.6)

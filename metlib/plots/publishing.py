@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from metlib.common.files import replacing
-from metlib.plots.theme import DPI, GREY, style
+from metlib.plots.theme import DPI, GREY, digits, style
 
 LIMIT = 200_000  # bytes of a published PNG
 
@@ -27,7 +27,7 @@ def publish(fig: Figure | Axes, path: str | Path, *, alt: str, stamp: str, table
 
     `stamp` names the data shown and is written below the picture; `alt` describes it for readers who can't see it.
     The file carries both (Description, Source) and nothing that changes between runs; `table` is written beside it as
-    CSV. Raises ValueError for an empty alt or stamp, another suffix, and a picture too large at half the resolution.
+    CSV, its fractions to four digits, which don't depend on the processor. Raises ValueError for an empty alt or stamp, another suffix, and a picture too large at half the resolution.
     """
     path = Path(path)
     alt, stamp = " ".join(alt.split()), " ".join(stamp.split())
@@ -52,7 +52,7 @@ def publish(fig: Figure | Axes, path: str | Path, *, alt: str, stamp: str, table
     if table is not None:
         index = not isinstance(table.index, pd.RangeIndex)
         with replacing(path.with_suffix(".csv"), "w") as file:
-            table.to_csv(file, index=index, float_format="%.7g", lineterminator="\n")
+            table.to_csv(file, index=index, float_format=digits, lineterminator="\n")
     return _shown(png, alt)
 
 

@@ -81,6 +81,17 @@ def check_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
         raise ValueError("the table has no rows")
 
 
+def digits(value: float) -> str:
+    """A number to four digits, or to a whole one: what processors compute alike, whose sums differ by some 1e-6."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def stable(values: ArrayLike) -> NDArray[np.float64]:
+    """Numbers to those digits: what is drawn from them is the same picture on another processor, to the byte."""
+    array = np.asarray(values, np.float64)
+    return np.array([float(digits(value)) for value in array.flat]).reshape(array.shape)
+
+
 def heading(name: str) -> str:
     """A column's name as readers know it: `val_gap_minus` -> "val GAP⁻"."""
     name = re.sub(r"(?<![a-z])gap_minus(?![a-z])", "GAP⁻", name)

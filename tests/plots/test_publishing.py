@@ -35,7 +35,7 @@ def test_publish_writes_a_small_png_that_carries_its_text(tmp_path: Path) -> Non
         carried = {name: text for name, text in picture.info.items() if isinstance(text, str)}
     assert carried == {"Title": "01_tail", "Description": "Two exhibits, one — rare.", "Source": STAMP}
     assert STAMP in texts(figure)
-    assert path.with_suffix(".csv").read_text() == "k,gap\n1,0.1\n7,0.3333333\n"
+    assert path.with_suffix(".csv").read_text() == "k,gap\n1,0.1\n7,0.3333\n"
     assert sorted(file.name for file in path.parent.iterdir()) == ["01_tail.csv", "01_tail.png"]
 
 
@@ -46,6 +46,22 @@ def test_the_same_picture_is_the_same_file(tmp_path: Path) -> None:
         for folder in "xy"
     )
     assert first == second
+
+
+@pytest.mark.slow
+def test_rounding_of_another_processor_changes_neither_picture_nor_table(tmp_path: Path) -> None:
+    written = []
+    for folder, noise in (("x", 0.0), ("y", 1e-7), ("z", 2e-3)):
+        scores = np.array([0.25123, 0.5 - noise, 0.75111, np.nan]) + noise
+        table = pd.DataFrame({"dim": [4, 8, 16, 32], "gap": scores, "images": [397_121.0, 1e9, 1234.6, np.nan]})
+        path = tmp_path / folder / "a.png"
+        plots.publish(plots.score_lines(table, x="dim", ys="gap"), path, alt="a", stamp="s", table=table)
+        written.append((path.read_bytes(), path.with_suffix(".csv").read_text()))
+    assert written[0] == written[1]
+    assert written[0][1].splitlines() == [
+        *("dim,gap,images", "4,0.2512,397121", "8,0.5,1000000000", "16,0.7511,1235", "32,,")
+    ]
+    assert written[0][0] != written[2][0] and written[0][1] != written[2][1]  # what can be seen is
 
 
 @pytest.mark.slow
