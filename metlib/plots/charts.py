@@ -202,7 +202,8 @@ def score_lines(
         if {f"{y}_low", f"{y}_high"} <= set(table.columns):
             low, high = (times * theme.stable(table[f"{y}_{end}"]) for end in ("low", "high"))
             ax.fill_between(table[x], low, high, color=colour, alpha=0.15, lw=0)
-        ax.plot(table[x], times * theme.stable(table[y]), color=colour, marker=marker, ms=5, ls=line, label=theme.heading(y))
+        drawn = times * theme.stable(table[y])
+        ax.plot(table[x], drawn, color=colour, marker=marker, ms=5, ls=line, label=theme.heading(y))
     if logx:
         ax.set_xscale("log")
         if table[x].nunique() <= 12:

@@ -27,7 +27,8 @@ def publish(fig: Figure | Axes, path: str | Path, *, alt: str, stamp: str, table
 
     `stamp` names the data shown and is written below the picture; `alt` describes it for readers who can't see it.
     The file carries both (Description, Source) and nothing that changes between runs; `table` is written beside it as
-    CSV, its fractions to four digits, which don't depend on the processor. Raises ValueError for an empty alt or stamp, another suffix, and a picture too large at half the resolution.
+    CSV, fractions to four digits, which don't depend on the processor. Raises ValueError for an empty alt or stamp,
+    another suffix, and a picture too large at half the resolution.
     """
     path = Path(path)
     alt, stamp = " ".join(alt.split()), " ".join(stamp.split())
