@@ -75,6 +75,7 @@ def similarity_histogram(
     `bins` is a number of equal bins, or their edges. A group without values is named in the legend only.
     """
     values = {name: theme.as_vector(group, f"group {name!r}") for name, group in groups.items() if np.size(group)}
+    values = {name: theme.stable(group) for name, group in values.items()}
     if not values:
         raise ValueError("no groups with values: expected names and values of at least one")
     edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins)  # type: ignore[call-overload]
@@ -195,6 +196,7 @@ def score_lines(
     ys = [ys] if isinstance(ys, str) else list(ys)
     theme.check_columns(table, [x, *ys])
     kind, times = table[x].dtype.kind, 100 if percent else 1
+    table = table.assign(**{x: theme.stable(table[x])}) if kind == "f" else table
     table = table.sort_values(x) if kind in "iuf" else table
     ax = ax or theme.axes_of_size(7.0, 3.8)
     for number, y in enumerate(ys):

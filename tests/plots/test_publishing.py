@@ -56,7 +56,10 @@ def test_rounding_of_another_processor_changes_neither_picture_nor_table(tmp_pat
         table = pd.DataFrame({"dim": [4, 8, 16, 32], "gap": scores, "images": [397_121.0, 1e9, 1234.6, np.nan]})
         path = tmp_path / folder / "a.png"
         plots.publish(plots.score_lines(table, x="dim", ys="gap"), path, alt="a", stamp="s", table=table)
-        written.append((path.read_bytes(), path.with_suffix(".csv").read_text()))
+        plots.publish(plots.score_lines(table[:3], x="gap", ys="dim"), path.with_name("b.png"), alt="b", stamp="s")
+        plots.publish(plots.similarity_histogram({"c": scores[:3]}), path.with_name("c.png"), alt="c", stamp="s")
+        drawn = b"".join(file.read_bytes() for file in sorted(path.parent.glob("*.png")))
+        written.append((drawn, path.with_suffix(".csv").read_text()))
     assert written[0] == written[1]
     assert written[0][1].splitlines() == [
         *("dim,gap,images", "4,0.2512,397121", "8,0.5,1000000000", "16,0.7511,1235", "32,,")
