@@ -11,7 +11,11 @@ import pytest
 from PIL import Image
 
 from benchmarks import __main__ as bench
-from benchmarks import descriptors, images, measure
+from benchmarks import descriptors, images, measure, visits, works
+from metlib import evaluate, extract
+from metlib.common.vectors import unit
+from metlib.descriptors import Described, Visits
+from metlib.visits import simulate
 
 FIGURES = Path(__file__).resolve().parents[1] / "figures"
 
@@ -100,3 +104,60 @@ def test_the_committed_figures_are_of_these_benchmarks() -> None:
         names = {row["benchmark"] for row in csv.DictReader(file)}
     assert names <= set(bench.BENCHMARKS)
     assert names >= set(bench.BENCHMARKS) - {"extraction-gpu"}
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    """A plain collection's two tables: works 7 and 9 are one, one photo shows what isn't there."""
+    (tmp_path / "works.csv").write_text("id,file\n" + "".join(f"{i},{i}.jpg\n" for i in range(10)), encoding="utf-8")
+    answers = "photo,ids,works_not_in_collection\n0.jpg,4,0\n1.jpg,,1\n2.jpg,9 2,0\n3.jpg,9,0\n"
+    (tmp_path / "answers.csv").write_text(answers, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_plain_collection_is_read_and_measured(collection: Path) -> None:
+    museum, shown = works.read(collection, [(7, 9)])
+    assert museum.database.labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 7]
+    assert museum.val.labels.tolist() == [4, 7] and shown == [{2, 7}]
+    assert museum.test.paths.tolist() == ["photos/2.jpg"]
+    rng = np.random.default_rng(0)
+    X, rows = unit(rng.normal(size=(10, 16)).astype(np.float32)), np.arange(10).repeat(3)
+    nearby = unit(X[rows] + 0.1 * rng.normal(size=(30, 16)).astype(np.float32))
+    described = Described(museum, X, nearby[[12, 27]], unit(X[[9]] + X[[2]]), visits=Visits(rows, nearby))
+    lines = list(works.measure(described, shown, dims=[8]))
+    assert [line["whitening"] for line in lines] == ["none", "pca", "learned"]
+    assert all(line["one work: right at rank 1"] == "100.0 [100.0, 100.0]" for line in lines)
+    assert lines[0]["several: recall at 1"] == "50.0 [50.0, 50.0]"
+    assert lines[0]["several: recall at 2"] == "100.0 [100.0, 100.0]"
+
+
+def test_recall_counts_works_not_images() -> None:
+    ranked = np.array([[3, 3, 5, 8], [8, 3, 5, 5]])
+    assert works.recall(ranked, [{3, 5}, {5, 9}], 2).tolist() == [1, 0]
+    assert works.recall(ranked, [{3, 5}, {5, 9}], 3).tolist() == [1, 0.5]
+
+
+def test_whitenings_are_compared_in_pairs(collection: Path) -> None:
+    museum, _ = works.read(collection, [(7, 9)])
+    rng = np.random.default_rng(0)
+    X, val, test = (unit(rng.normal(size=(n, 16)).astype(np.float32)) for n in (10, 2, 1))
+    default = Described(museum, X, val, test, visits=Visits(np.arange(10), unit(X + 0.1 * X[::-1])))
+    real, both = visits.pairs(default)
+    assert real[0] == "1 real pairs" and both[1].visits is not None and len(both[1].visits.rows) == 11
+    choice, scored = visits.judge(default, {"dim": 4, "shrinkage": 0.1})
+    white = visits.transformed(default, choice)
+    assert white.database.shape == (10, 4) and white.visits is not None and white.visits.descriptors.shape == (10, 4)
+    assert visits.compare(scored["val"], scored["val"]) == "+0.0 [+0.0, +0.0]"
+    raw = visits.judge(default, {"whitening": "none"})[1]["val"]
+    assert isinstance(raw, evaluate.Scored) and visits.compare(raw, scored["val"])[0] in "+-"
+
+
+def test_a_visit_without_a_disturbance_is_otherwise_the_first_visit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noisy = np.random.default_rng(0).integers(256, size=(40, 30, 3), dtype=np.uint8)
+    Image.fromarray(noisy).save(tmp_path / "a.png")
+    whole, lacking = extract._Visitor(0)(tmp_path / "a.png"), visits.Without("jpeg")(tmp_path / "a.png")
+    assert lacking.shape == whole.shape and (lacking != whole).any()
+    monkeypatch.setattr(visits, "simulate", lambda photo, rng, without: simulate(photo, rng))
+    np.testing.assert_array_equal(visits.Without("jpeg")(tmp_path / "a.png"), whole)
