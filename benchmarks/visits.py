@@ -45,15 +45,15 @@ class Without:
         return np.asarray(simulate(Image.fromarray(photo), rng, without=(self.disturbance,)))
 
 
-def counts(default: Described, embedder: Embedder, work: Path) -> Iterator[Variant]:
+def counts(default: Described, embedder: Embedder, work: Path, numbers: Sequence[int]) -> Iterator[Variant]:
     """Fewer and more visits of each image, and none: PCA whitening, and no whitening."""
     yield "no whitening", default, {"whitening": "none"}
     yield "PCA whitening", default, {"whitening": "pca"}
-    for n in (1, 2, 3, 6):
+    for n in numbers:
         yield f"{n} visits", extract.describe(default.museum, embedder, work, visits=n), {}
 
 
-def without(default: Described, embedder: Embedder, work: Path) -> Iterator[Variant]:
+def without(default: Described, embedder: Embedder, work: Path, *_: Any) -> Iterator[Variant]:
     """One visit of each image, whole and with one disturbance left out."""
     whole = extract.describe(default.museum, embedder, work, visits=1)
     yield "nothing", whole, {}
@@ -79,8 +79,9 @@ def dims(default: Described, *_: Any) -> Iterator[Variant]:
 def joined(default: Described, *_: Any) -> Iterator[Variant]:
     """PCA whitening after the learned one, before it, and beside it."""
     pca = transformed(default, evaluate.choose(default, whitening="pca"))
-    for dim in (None, 256):
-        learned = transformed(default, evaluate.choose(default, whitening="learned", dim=dim))
+    best = evaluate.choose(default)
+    for dim in sorted({best.dim or 256, 256}):
+        learned = transformed(default, best if dim == best.dim else evaluate.choose(default, dim=dim))
         wide = learned.database.shape[1]
         for shrinkage in (0.25, 0.5, 1.0):
             options = {"whitening": "pca", "dim": wide, "shrinkage": shrinkage}
@@ -134,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("network", nargs="?", default=NETWORK)
     parser.add_argument("--work", type=Path, default=Path("work"), help="where descriptors are kept")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--visits", nargs="+", type=int, default=[1, 2, 3, 6], help="numbers of visits that are tried")
     chosen = parser.parse_args(arguments)
     museum, embedder = dataset.load(chosen.museum), backbone.load(chosen.network)
     default = extract.describe(museum, embedder, chosen.work, visits=VISITS)
@@ -142,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     whole = judge(default, {})
     for part in chosen.only:
         against = whole
-        for name, described, options in PARTS[part](default, embedder, chosen.work):
+        for name, described, options in PARTS[part](default, embedder, chosen.work, chosen.visits):
             choice, scored = now = judge(described, options)
             if name == "nothing":
                 against = now
