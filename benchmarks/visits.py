@@ -97,9 +97,9 @@ def pairs(default: Described, *_: Any) -> Iterator[Variant]:
     if not len(first) or visits is None:
         return
     real = Visits(first, default.database[second])
-    both = (visits.rows, real.rows), (visits.descriptors, real.descriptors)
+    rows, seen = np.append(visits.rows, real.rows), np.concatenate([visits.descriptors, real.descriptors])
     yield f"{len(first)} real pairs", replace(default, visits=real), {}
-    yield "visits and real pairs", replace(default, visits=Visits(*map(np.concatenate, both))), {}
+    yield "visits and real pairs", replace(default, visits=Visits(rows, seen)), {}
 
 
 PARTS: dict[str, Callable[..., Iterator[Variant]]] = {
@@ -110,7 +110,7 @@ PARTS: dict[str, Callable[..., Iterator[Variant]]] = {
 def transformed(described: Described, choice: Choice) -> Described:
     """Whiten all of a descriptor set."""
     visits = described.visits and Visits(described.visits.rows, choice.transform(described.visits.descriptors))
-    rows = {name: choice.transform(getattr(described, name)) for _, name in described.museum.splits()}
+    rows: dict[str, Any] = {name: choice.transform(getattr(described, name)) for _, name in described.museum.splits()}
     return replace(described, **rows, visits=visits)
 
 

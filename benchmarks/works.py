@@ -31,14 +31,18 @@ def read(folder: Path, same: Sequence[Sequence[int]] = ()) -> tuple[Museum, list
     `same` lists ids that are one work.
     """
     one = {i: min(ids) for ids in same for i in ids}
-    works, answers = (_rows(folder / name) for name in ("works.csv", "answers.csv"))
-    database = [(f"exhibits/{row['file']}", one.get(int(row["id"]), int(row["id"]))) for row in works]
+    answers, rows = _rows(folder / "answers.csv"), _rows(folder / "works.csv")
+    works = [(f"exhibits/{row['file']}", one.get(int(row["id"]), int(row["id"]))) for row in rows]
     shown = [(f"photos/{row['photo']}", [one.get(int(i), int(i)) for i in row["ids"].split()]) for row in answers]
     known = [part for part, row in zip(shown, answers, strict=True) if row["works_not_in_collection"] == "0"]
     single = [(path, ids[0]) for path, ids in known if len(ids) == 1]
     several = [(path, ids) for path, ids in known if len(ids) > 1]
-    splits = (Split(*zip(*rows, strict=True), folder) for rows in (database, single, [(p, i[0]) for p, i in several]))
-    return Museum(*splits, folder, folder.resolve().name), [set(ids) for _, ids in several]
+    splits = [_split(part, folder) for part in (works, single, [(path, ids[0]) for path, ids in several])]
+    return Museum(splits[0], splits[1], splits[2], folder, folder.resolve().name), [set(ids) for _, ids in several]
+
+
+def _split(rows: Sequence[tuple[str, int]], folder: Path) -> Split:
+    return Split(np.array([path for path, _ in rows]), np.array([label for _, label in rows]), folder)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
