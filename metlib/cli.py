@@ -28,7 +28,7 @@ metlib: a visitor photographs a work; which exhibit is it, how sure are we, and 
 COURSE, DATA, MEASURE, TRAIN = "Run the course", "Look after data", "Measure", "Train"
 
 Method: TypeAlias = Literal["contrastive", "simsiam", "byol", "parametric"]
-Pairs: TypeAlias = Literal["syn", "syn+real", "syn+real-closest", "syn-alone"]
+Pairs: TypeAlias = Literal["syn", "syn+real", "syn+real-closest", "visit", "syn-alone"]
 
 
 def _read_scales(text: str) -> tuple[float, ...]:

@@ -5,6 +5,7 @@ Every image is an anchor once an epoch, of one positive and one negative pair. K
 - `syn`: another augmentation of the anchor itself;
 - `syn+real`: another image of its class at random, itself when alone;
 - `syn+real-closest`: one of the two nearest of its class, the anchor counted; itself when alone;
+- `visit`: a simulated visit of the anchor (`metlib.visits`), another one every epoch;
 - `syn-alone`: as `syn`, without negatives.
 
 The negative is one at random of the ten nearest images of other classes, mined every epoch with the network as it is.
@@ -28,7 +29,7 @@ from metlib.train.loop import fit
 from metlib.train.method import Method, Plan
 from metlib.train.settings import Settings
 
-PAIRS = ("syn", "syn+real", "syn+real-closest", "syn-alone")
+PAIRS = ("syn", "syn+real", "syn+real-closest", "visit", "syn-alone")
 MARGIN = 1.8
 HARDEST = 10  # A negative is drawn from so many of the nearest images of other classes.
 
@@ -90,6 +91,7 @@ def plan_pairs(
 ) -> Plan:
     """Pair every image with a positive (target 1), then with a negative (target 0): images (2N, 2), or (N, 2).
 
+    With `visit`, the second image of a positive pair is marked to be shown as one.
     Raises ValueError for other `pairs`, for real pairs where no class has two images, and as `find_negatives` does.
     """
     _check_pairs(pairs, labels)
@@ -102,7 +104,9 @@ def plan_pairs(
         return Plan(np.stack([anchors, positives], axis=1), np.ones_like(anchors))
     negatives = find_negatives(descriptors, labels, hardest)[anchors, rng.integers(hardest, size=len(labels))]
     both = np.concatenate([np.stack([anchors, other], axis=1) for other in (positives, negatives)])
-    return Plan(both, np.repeat(np.array([1, 0], np.int64), len(anchors)))
+    same = np.repeat(np.array([1, 0], np.int64), len(anchors))
+    visits = np.stack([np.zeros_like(same), same], axis=1) == 1 if pairs == "visit" else None
+    return Plan(both, same, visits)
 
 
 def _check_pairs(pairs: str, labels: NDArray[np.int64]) -> None:

@@ -103,7 +103,8 @@ class _Training:
         if state:
             method.load_state_dict(state["method"])
             optimizer.load_state_dict(state["optimizer"])
-            plan = Plan(state["images"].numpy(), state["targets"].numpy())
+            # States of before there were visits have none.
+            plan = Plan(*(state[name].numpy() for name in ("images", "targets", "visits") if name in state))
             self.rows = state["rows"]
             self.process.from_first(self._write_history)  # the run may have been killed just before
         else:
@@ -135,8 +136,10 @@ class _Training:
         order = np.random.default_rng([settings.seed, epoch, 1]).permutation(n)
         # Batches of nearly one size, at most that asked for: a rest of one item would have no statistics.
         batches = [np.array_split(b, settings.accumulate) for b in np.array_split(order, -(-n // settings.batch))]
-        options = {name: getattr(settings, name) for name in ("size", "crop", "seed", "colour", "flip")}
-        views = Views(self.museum.database, plan.images, epoch=epoch, reader=self.reader, **options)
+        look = ("size", "crop", "seed", "colour", "flip")
+        options: dict[str, Any] = {name: getattr(settings, name) for name in look}
+        options |= {"reader": self.reader, "visited": plan.visits}
+        views = Views(self.museum.database, plan.images, epoch=epoch, **options)
         shares = [self.process.share(part).tolist() for batch in batches for part in batch]
         pixels: Iterator[Tensor] = iter(DataLoader(views, batch_sampler=shares, num_workers=settings.workers))
         torch.manual_seed(int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0]))  # of dropout
@@ -188,7 +191,7 @@ class _Training:
                 self._save_best(embedder, epoch)
                 method.keep(self.path)
             state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows}
-            state |= {"images": torch.from_numpy(plan.images), "targets": torch.from_numpy(plan.targets)}
+            state |= {name: torch.from_numpy(rows) for name, rows in vars(plan).items() if rows is not None}
             with replacing(self.out / "state.pt") as file:
                 torch.save(state, file)
             return rows, plan

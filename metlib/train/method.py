@@ -29,14 +29,20 @@ from metlib.train.settings import Settings
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What an epoch shows: `images` (M, V) int64, rows of the database, V to an item; `targets` (M,) int64."""
+    """What an epoch shows: `images` (M, V) int64, rows of the database, V to an item; `targets` (M,) int64.
+
+    `visits` (M, V) bool marks images that are shown as a simulated visit (None: none is). ValueError for other shapes.
+    """
 
     images: NDArray[np.int64]
     targets: NDArray[np.int64]
+    visits: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 2 or self.targets.shape != self.images.shape[:1]:
             raise ValueError(f"images must be (M, V), targets (M,), got {self.images.shape} and {self.targets.shape}")
+        if self.visits is not None and self.visits.shape != self.images.shape:
+            raise ValueError(f"visits {self.visits.shape} must mark each of the images {self.images.shape}")
 
 
 class Method(nn.Module, ABC):

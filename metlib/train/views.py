@@ -2,6 +2,7 @@
 
 A crop of 70 to 100 % of the area, brought to a square of `size` pixels; colour jitter (0.4, 0.4, 0.4, 0.1) for four
 images of five; grey for one of five. No flip: a mirrored artwork is another artwork. Both are options.
+A view may also be of a simulated visit (`metlib.visits`) instead of the photograph itself.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from metlib import dataset
+from metlib import dataset, visits
 from metlib.dataset import Split
 from metlib.extract import Reader
 
@@ -35,15 +36,26 @@ def build_transform(size: int = 500, crop: float = 0.7, *, colour: bool = True, 
 class Views(Dataset[Tensor]):
     """The items of one epoch: item m is uint8 (V, 3, size, size), a view of each of the images `images[m]`.
 
-    `images` (M, V) are rows of `split`, read from their files or by a `reader`; `look` is what `build_transform` takes.
+    `images` (M, V) are rows of `split`, read from their files or by a `reader`; `visited` (M, V) bool marks those of
+    which a simulated visit is seen (None: none). `size` and `look` are what `build_transform` takes.
     A view depends on (seed, epoch, item, place in it) alone. Pillow computes it: torch's sums differ with threads.
     """
 
     def __init__(
-        self, split: Split, images: NDArray[np.int64], seed: int, epoch: int, reader: Reader | None = None, **look: Any
+        self,
+        split: Split,
+        images: NDArray[np.int64],
+        seed: int,
+        epoch: int,
+        reader: Reader | None = None,
+        visited: NDArray[np.bool_] | None = None,
+        *,
+        size: int = 500,
+        **look: Any,
     ) -> None:
-        self.split, self.images, self.key = split, images, (seed, epoch)
-        self.transform, self.reader = build_transform(**look), reader
+        self.split, self.images, self.key, self.reader, self.size = split, images, (seed, epoch), reader, size
+        self.visited = np.zeros(images.shape, bool) if visited is None else visited
+        self.transform = build_transform(size, **look)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -56,5 +68,7 @@ class Views(Dataset[Tensor]):
                 torch.default_generator.manual_seed(int(key.generate_state(1)[0]))
                 file = self.split.file(row)
                 picture = Image.fromarray(self.reader(file)) if self.reader else dataset.read_image(file)
+                if self.visited[item, place]:  # a little larger than the view, which is a crop of it
+                    picture = visits.simulate(picture, np.random.default_rng(key), size=round(1.2 * self.size))
                 views.append(self.transform(picture))
         return torch.stack(views)

@@ -75,6 +75,8 @@ def test_every_image_is_an_anchor_of_each_sort_once(pairs: str, rows: np.ndarray
     assert positive[:, 0].tolist() == list(range(12))
     assert negative[:, 0].tolist() == ([] if pairs == "syn-alone" else list(range(12)))
     assert (LABELS[positive[:, 0]] == LABELS[positive[:, 1]]).all()
+    marked = [[pairs == "visit" and target == 1 and place == 1 for place in (0, 1)] for target in plan.targets]
+    assert (np.zeros(plan.images.shape, bool) if plan.visits is None else plan.visits).tolist() == marked
     assert all(j in find_negatives(rows, LABELS, 4)[i] for i, j in negative)
     real = positive[:, 0] != positive[:, 1]
     alone = np.array([(label == LABELS).sum() == 1 for label in LABELS])

@@ -293,8 +293,13 @@ def test_a_killed_run_ends_as_one_that_was_not(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "own"),
-    [(simsiam, {"hidden": 32, "neck": 8}), (byol, {"hidden": 32, "width": 8}), (parametric, {})],
-    ids=["simsiam", "byol", "parametric"],
+    [
+        (contrastive, {"pairs": "visit"}),
+        (simsiam, {"hidden": 32, "neck": 8}),
+        (byol, {"hidden": 32, "width": 8}),
+        (parametric, {}),
+    ],
+    ids=["visit", "simsiam", "byol", "parametric"],
 )
 def test_every_method_resumes(
     method: Any,

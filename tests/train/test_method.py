@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_plan_is_checked() -> None:
     with pytest.raises(ValueError, match=r"\(M, V\)"):
         Plan(np.zeros((3, 2), np.int64), np.zeros(2, np.int64))
+    with pytest.raises(ValueError, match="visits"):
+        Plan(np.zeros((3, 2), np.int64), np.zeros(3, np.int64), np.zeros((3, 1), bool))
 
 
 def test_gathering_alone_changes_nothing() -> None:

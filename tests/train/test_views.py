@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from metlib.dataset import Museum, Split
+from metlib.dataset import Museum, Split, read_image
 from metlib.train.views import Views, build_transform
+from metlib.visits import simulate
 
 
 def ramp(side: int = 200) -> Image.Image:
@@ -55,6 +57,19 @@ def test_a_view_depends_on_seed_epoch_item_and_place_alone(museum: Museum) -> No
     assert torch.equal(views[0], first) and torch.equal(make()[0], first)
     others = (first[1], views[1][0], make(seed=1)[0][0], make(epoch=2)[0][0])
     assert not any(torch.equal(first[0], other) for other in others)
+
+
+def test_a_visit_is_simulated_anew_each_epoch_and_the_views_beside_it_stay(museum: Museum) -> None:
+    images, marks = np.array([[3, 3], [5, 4]]), np.array([[False, True], [False, False]])
+    options: dict[str, Any] = {"seed": 7, "size": 40, "crop": 1.0, "colour": False}
+    plain = Views(museum.database, images, epoch=1, **options)
+    views, later = (Views(museum.database, images, epoch=epoch, visited=marks, **options) for epoch in (1, 2))
+    assert torch.equal(views[0][0], plain[0][0]) and torch.equal(views[1], plain[1])
+    key = np.random.SeedSequence([7, 1, 0, 1])  # seed, epoch, item, place
+    visit = simulate(read_image(museum.database.file(3)), np.random.default_rng(key), size=48)
+    torch.manual_seed(int(key.generate_state(1)[0]))
+    assert torch.equal(views[0][1], build_transform(40, 1.0, colour=False)(visit))
+    assert not torch.equal(later[0][1], views[0][1])
 
 
 @pytest.mark.slow
