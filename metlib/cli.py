@@ -383,6 +383,7 @@ def train(
     pairs: Annotated[Pairs | None, typer.Option(help="contrastive: what is drawn together.")] = None,
     margin: Annotated[float | None, typer.Option(help="contrastive: how far negatives are pushed (1.8).")] = None,
     hardest: Annotated[int | None, typer.Option(help="contrastive: negatives to draw from (10).")] = None,
+    temperature: Annotated[float | None, typer.Option(help="contrastive: the batch's others are negatives.")] = None,
     loss: Annotated[Literal["arcface", "softmax"] | None, typer.Option(help="parametric: the loss.")] = None,
     views: Annotated[int | None, typer.Option(help="parametric: of every image an epoch (1).")] = None,
     lr: Annotated[float | None, typer.Option(help="Adam's rate for the network.")] = None,
@@ -399,6 +400,8 @@ def train(
     flip: Annotated[bool | None, typer.Option(help="Views mirrored.")] = None,
     patience: Annotated[int | None, typer.Option(help="Epochs without a better one that end training.")] = None,
     projector: Annotated[int | None, typer.Option(help="Dimensions of a linear layer on top.")] = None,
+    last: Annotated[int | None, typer.Option(help="Train only so many last stages.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Of images at validation.")] = None,
     frozen_norm: Annotated[bool | None, typer.Option(help="Keep batch norm's statistics.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32 or bf16.")] = None,
     checkpointing: Annotated[bool | None, typer.Option(help="Compute activations twice, to save memory.")] = None,
@@ -420,7 +423,7 @@ def train(
     from metlib import dataset
     from metlib.train.settings import PRESETS, Settings
 
-    of_method = {"contrastive": ("pairs", "margin", "hardest"), "parametric": ("loss", "views")}
+    of_method = {"contrastive": ("pairs", "margin", "hardest", "temperature"), "parametric": ("loss", "views")}
     own = {name: given[name] for names in of_method.values() for name in names if name in given}
     if strange := sorted(set(own) - set(of_method.get(method, ()))):
         owner = next(owner for owner, names in of_method.items() if strange[0] in names)

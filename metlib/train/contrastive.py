@@ -9,9 +9,12 @@ Every image is an anchor once an epoch, of one positive and one negative pair. K
 - `syn-alone`: as `syn`, without negatives.
 
 The negative is one at random of the ten nearest images of other classes, mined every epoch with the network as it is.
-Source: Ypsilantis et al., NeurIPS 2021, section 5 and supplement; the loss is that of Hadsell et al., CVPR 2006.
+Or, with a `temperature`, there are positive pairs only, and all other images of the batch are the negatives.
+Source: Ypsilantis et al., NeurIPS 2021, section 5 and supplement; the loss is that of Hadsell et al., CVPR 2006. That
+over the batch: Sohn, NeurIPS 2016; van den Oord et al., 2018 (InfoNCE).
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ import torch
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from metlib.backbone import Embedder
 from metlib.common.checks import check_integer
@@ -43,6 +47,18 @@ def contrastive_loss(first: Tensor, second: Tensor, same: Tensor, margin: float 
     distance = squared.clamp(min=1e-12).sqrt()  # a root has no slope at zero
     apart = (margin - distance).clamp(min=0).pow(2)
     return 0.5 * torch.where(same.bool(), squared, apart).mean()
+
+
+def batch_loss(first: Tensor, second: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Average the cross-entropy of each image's partner among all images of the other side, both ways.
+
+    `first` and `second` (B, D) are L2-normalised, row for row partners; cosines are divided by `temperature`. Others
+    of the same of `labels` (B,) are left out: they are no negatives.
+    """
+    same = (labels[:, None] == labels).fill_diagonal_(False)  # (B, B)
+    logits = (first @ second.T / temperature).masked_fill(same, -torch.inf)
+    partner = torch.arange(len(labels), device=labels.device)
+    return (F.cross_entropy(logits, partner) + F.cross_entropy(logits.T, partner)) / 2
 
 
 def find_negatives(descriptors: ArrayLike, labels: NDArray[np.int64], count: int = HARDEST) -> NDArray[np.int64]:
@@ -91,7 +107,7 @@ def plan_pairs(
 ) -> Plan:
     """Pair every image with a positive (target 1), then with a negative (target 0): images (2N, 2), or (N, 2).
 
-    With `visit`, the second image of a positive pair is marked to be shown as one.
+    With `visit`, the second image of a positive pair is marked to be shown as one. No `hardest` (0): no negatives.
     Raises ValueError for other `pairs`, for real pairs where no class has two images, and as `find_negatives` does.
     """
     _check_pairs(pairs, labels)
@@ -100,13 +116,14 @@ def plan_pairs(
         positives = find_random(labels, rng)
     elif pairs == "syn+real-closest":
         positives = np.where(rng.random(len(labels)) < 0.5, anchors, find_closest(descriptors, labels))
-    if pairs == "syn-alone":
-        return Plan(np.stack([anchors, positives], axis=1), np.ones_like(anchors))
-    negatives = find_negatives(descriptors, labels, hardest)[anchors, rng.integers(hardest, size=len(labels))]
-    both = np.concatenate([np.stack([anchors, other], axis=1) for other in (positives, negatives)])
-    same = np.repeat(np.array([1, 0], np.int64), len(anchors))
+    others = [positives]
+    if pairs != "syn-alone" and hardest:
+        found = find_negatives(descriptors, labels, hardest)
+        others.append(found[anchors, rng.integers(hardest, size=len(labels))])
+    images = np.concatenate([np.stack([anchors, other], axis=1) for other in others])
+    same = np.repeat(np.array([1, 0], np.int64)[: len(others)], len(anchors))
     visits = np.stack([np.zeros_like(same), same], axis=1) == 1 if pairs == "visit" else None
-    return Plan(both, same, visits)
+    return Plan(images, same, visits)
 
 
 def _check_pairs(pairs: str, labels: NDArray[np.int64]) -> None:
@@ -119,15 +136,26 @@ def _check_pairs(pairs: str, labels: NDArray[np.int64]) -> None:
 class Contrastive(Method):
     """The embedder alone, with pairs and their loss."""
 
-    def __init__(self, embedder: Embedder, pairs: str, margin: float = MARGIN, hardest: int = HARDEST) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        pairs: str,
+        margin: float = MARGIN,
+        hardest: int = HARDEST,
+        temperature: float | None = None,
+    ) -> None:
         super().__init__(embedder)
-        self.pairs, self.margin, self.hardest = pairs, margin, hardest
+        self.pairs, self.margin, self.hardest, self.temperature = pairs, margin, hardest, temperature
 
     def plan(self, descriptors: NDArray[np.float32], labels: NDArray[np.int64], rng: Generator) -> Plan:
-        return plan_pairs(descriptors, labels, self.pairs, rng, self.hardest)
+        if self.temperature is None:
+            return plan_pairs(descriptors, labels, self.pairs, rng, self.hardest)
+        return replace(plan_pairs(descriptors, labels, self.pairs, rng, 0), targets=labels.copy())
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         rows = self.embed(images, len(targets))  # (n, 2, D)
+        if self.temperature is not None:
+            return {"loss": batch_loss(rows[:, 0].float(), rows[:, 1].float(), targets, self.temperature)}
         return {"loss": contrastive_loss(rows[:, 0], rows[:, 1], targets, self.margin)}
 
 
@@ -139,17 +167,22 @@ def train(
     pairs: str = "syn+real-closest",
     margin: float = MARGIN,
     hardest: int = HARDEST,
+    temperature: float | None = None,
     settings: Settings | None = None,
 ) -> Path:
     """Train a copy of `embedder` on pairs of a museum's database; give the path of the best checkpoint.
 
     `margin` lies above 0 and at most at 2, the largest distance of unit vectors; a negative is drawn from the
-    `hardest` nearest images of other classes. What lies in `out`, and what is raised: see `loop.fit` and `plan_pairs`.
+    `hardest` nearest images of other classes. With a `temperature`, such as 0.05, the loss is `batch_loss` instead, of
+    positive pairs alone. What lies in `out`, and what is raised: see `loop.fit` and `plan_pairs`.
     """
     _check_pairs(pairs, museum.database.labels)
     if not 0 < margin <= 2:
         raise ValueError(f"margin must lie above 0 and at most at 2, got {margin!r}")
     check_integer("hardest", hardest, 1)
-    own: dict[str, Any] = {"pairs": pairs, "margin": margin, "hardest": int(hardest)}
-    about = {"method": "contrastive", "title": f"contrastive-{pairs}", **own}
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"temperature must be above 0, such as 0.05, got {temperature!r}: or leave it out")
+    own: dict[str, Any] = {"pairs": pairs, "margin": margin, "hardest": int(hardest), "temperature": temperature}
+    title = f"contrastive-{pairs}" + ("-batch" if temperature else "")
+    about = {"method": "contrastive", "title": title, **own}
     return fit(museum, embedder, out, settings or Settings(), lambda network: Contrastive(network, **own), about)

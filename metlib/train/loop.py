@@ -1,8 +1,9 @@
 """The loop that every method shares: epochs, validation by the study's protocol, resuming, several devices.
 
 An epoch shows the network the images of its `Plan`, then describes the database and the val queries at a single scale,
-and scores val (`Method.score`). The best epoch is kept; the untouched network counts as epoch 0. Every draw comes from
-seed and epoch, and each epoch writes the whole state: a killed and resumed run ends as one that was never killed.
+and scores val (`Method.score`): whitened by PCA, or as they are where the network ends with a projector, which whitens.
+The best epoch is kept; the untouched network counts as epoch 0. Every draw comes from seed and epoch, and each epoch
+writes the whole state: a killed and resumed run ends as one that was never killed.
 """
 
 import copy
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -30,6 +32,7 @@ from metlib.common.files import replacing, short_hash
 from metlib.common.progress import track
 from metlib.dataset import Museum, Split
 from metlib.train.method import Method, Plan, Process, join
+from metlib.train.projector import with_whitening
 from metlib.train.settings import PRESETS as PRESETS
 from metlib.train.settings import Settings
 from metlib.train.views import Views
@@ -87,6 +90,8 @@ class _Training:
         embedder.pool.p.requires_grad_(embedder.recipe.pooling == "gem")
         if settings.projector is not None:
             embedder = self._with_projector(embedder, settings.projector, fresh=state is None)
+        if settings.last is not None:
+            _freeze(embedder.trunk, settings.last)
         if settings.checkpointing:
             try:
                 embedder.trunk.set_grad_checkpointing(True)
@@ -103,7 +108,6 @@ class _Training:
         if state:
             method.load_state_dict(state["method"])
             optimizer.load_state_dict(state["optimizer"])
-            # States of before there were visits have none.
             plan = Plan(*(state[name].numpy() for name in ("images", "targets", "visits") if name in state))
             self.rows = state["rows"]
             self.process.from_first(self._write_history)  # the run may have been killed just before
@@ -204,7 +208,7 @@ class _Training:
         return plan
 
     def _extract(self, embedder: Embedder, split: Split, name: str) -> NDArray[np.float32]:
-        """Describe a split at a single scale, each process a share: (N, D) in the first, no rows in the others."""
+        """Describe a split at validation's scale, each process a share: (N, D) in the first, no rows in the others."""
         folder, process = self.out / "descriptors", self.process
         shares = [rows for rows in np.array_split(np.arange(len(split)), process.world) if len(rows)]
         parts = [folder / f"{name}-{rank}" for rank in range(len(shares))]
@@ -213,7 +217,13 @@ class _Training:
         process.wait()
         if process.rank < len(parts):
             options: dict[str, Any] = {"device": str(process.device), "label": name, "reader": self.reader}
-            extract.extract(split.take(shares[process.rank]), embedder, parts[process.rank], scales=(1,), **options)
+            extract.extract(
+                split.take(shares[process.rank]),
+                embedder,
+                parts[process.rank],
+                scales=(self.settings.scale,),
+                **options,
+            )
         process.wait()
         if process.rank:
             return np.empty((0, embedder.dim), np.float32)
@@ -225,13 +235,11 @@ class _Training:
         """Put a linear layer on top; in a fresh run it starts as PCA whitening of the database's descriptors."""
         if embedder.projector is not None:
             raise ValueError(f"{embedder.name} has a projector of {embedder.dim} dimensions: leave projector out")
-        recipe = replace(embedder.recipe, projector=dim, gem_p=embedder.pool.p.item())
-        projected = Embedder(embedder.trunk, recipe, embedder.name).to(self.process.device)
-        if fresh and projected.projector is not None:
+        if fresh:
             database = self._extract(embedder, self.museum.database, "database")
-            weight, bias = self.process.from_first(lambda: PCAWhitening(dim).fit(database).as_linear())
-            projected.projector.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
-        return projected
+            return with_whitening(embedder, self.process.from_first(lambda: PCAWhitening(dim).fit(database)))
+        recipe = replace(embedder.recipe, projector=dim, gem_p=embedder.pool.p.item())
+        return Embedder(embedder.trunk, recipe, embedder.name).to(self.process.device)
 
     def _claim(self) -> None:
         """Write what decides the result to run.json; raise ValueError if the folder holds anything else."""
@@ -313,6 +321,14 @@ def _identity(museum: Museum, embedder: Embedder, settings: Settings, about: Map
     network = {"weights": embedder.weights_sha256(), "recipe": embedder.identity}
     identity = {**about, **settings.lasting, **network, "museum": museum.name, "images": images}
     return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
+
+
+def _freeze(trunk: Any, last: int) -> None:
+    """Freeze all but the last stages of a trunk, as timm groups its weights."""
+    stages = group_parameters(trunk, trunk.group_matcher(coarse=True))
+    for stage in sorted(stages)[:-last]:
+        for name in stages[stage]:
+            trunk.get_parameter(name).requires_grad_(False)
 
 
 def _best(rows: Sequence[Mapping[str, Any]], criterion: str) -> int:

@@ -79,7 +79,7 @@ class Method(nn.Module, ABC):
 
     def score(self, museum: Museum, database: NDArray[np.float32], val: NDArray[np.float32]) -> dict[str, Any]:
         """Score an epoch from the descriptors of database (N, D) and val (Q, D): columns of the history."""
-        return validate(museum, database, val)
+        return validate(museum, database, val, "pca" if self.embedder.projector is None else "none")
 
     def keep(self, checkpoint: Path) -> None:
         """Write what belongs beside the checkpoint of the best epoch."""
@@ -93,13 +93,16 @@ class TwoViews(Method):
         return Plan(np.stack([rows, rows], axis=1), np.zeros_like(rows))
 
 
-def validate(museum: Museum, database: NDArray[np.float32], val: NDArray[np.float32]) -> dict[str, Any]:
+def validate(
+    museum: Museum, database: NDArray[np.float32], val: NDArray[np.float32], whitening: str = "pca"
+) -> dict[str, Any]:
     """Score val by the study's protocol, tuned on val itself: good for comparing epochs, optimistic as a number.
 
-    `database` (N, D), `val` (Q, D); gives `gap`, `gap_minus`, `acc` as fractions and the chosen `dim`, `k`, `tau`.
+    `database` (N, D), `val` (Q, D), `whitening` as for `evaluate.choose`; gives `gap`, `gap_minus`, `acc` as fractions
+    and the chosen `dim`, `k`, `tau`.
     """
     described = Described(replace(museum, test=museum.val), database, val, val)  # training does not see test
-    choice = evaluate.choose(described)
+    choice = evaluate.choose(described, whitening=whitening)
     scores = evaluate.score(choice, described, "val").scores
     return asdict(scores) | {"dim": choice.dim, "k": choice.tuning.k, "tau": choice.tuning.tau}
 

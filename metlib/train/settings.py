@@ -18,7 +18,9 @@ class Settings:
     Views are square, `size` pixels, crops of `crop` to all of the area, with other colours (`colour`), mirrored only
     if `flip` is set. `patience` ends training after so many epochs without a better one (None: never).
     `projector` is the dimension of a linear layer that starts as PCA whitening learned on the database (None: no such
-    layer). `frozen_norm` keeps the loaded statistics of batch norm; training from scratch must learn them (False).
+    layer). `last` trains only so many of the network's last stages, as timm groups them, and what is on top (None: all
+    of it). `frozen_norm` keeps the loaded statistics of batch norm; training from scratch must learn them (False).
+    Epochs are validated on images at `scale` times their size, a single one.
     `precision` is "float32" or "bf16", automatic mixed precision. `device` None takes a GPU if there is one; `log`
     writes TensorBoard's files, `verbose` prints a line an epoch. Raises ValueError for a wrong type or range.
     """
@@ -37,7 +39,9 @@ class Settings:
     flip: bool = False
     patience: int | None = None
     projector: int | None = None
+    last: int | None = None
     frozen_norm: bool = True
+    scale: float = 1.0
     precision: str = "float32"
     checkpointing: bool = False
     seed: int = 0
@@ -48,11 +52,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "step": 1, "batch": 2, "accumulate": 1, "size": 32, "seed": 0, "workers": 0}
-        least |= {name: 1 for name in ("projector", "patience") if getattr(self, name) is not None}
+        least |= {name: 1 for name in ("projector", "last", "patience") if getattr(self, name) is not None}
         for name, low in least.items():
             check_integer(name, getattr(self, name), low)
             object.__setattr__(self, name, int(getattr(self, name)))  # JSON has no integers of numpy
         ranges = {"lr": (0, 1e9), "head_lr": (0, 1e9), "weight_decay": (-1e-9, 1e9), "gamma": (0, 1), "crop": (0, 1)}
+        ranges["scale"] = (0, 1)
         for name, (above, most) in ranges.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= most:

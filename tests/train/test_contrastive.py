@@ -14,7 +14,16 @@ from metlib.backbone import Embedder
 from metlib.common.vectors import unit
 from metlib.dataset import Museum, Split
 from metlib.train import contrastive
-from metlib.train.contrastive import PAIRS, contrastive_loss, find_closest, find_negatives, find_random, plan_pairs
+from metlib.train.contrastive import (
+    PAIRS,
+    Contrastive,
+    batch_loss,
+    contrastive_loss,
+    find_closest,
+    find_negatives,
+    find_random,
+    plan_pairs,
+)
 from metlib.train.loop import history
 from metlib.train.settings import Settings
 
@@ -46,6 +55,17 @@ def test_the_loss_against_a_loop_and_at_distance_zero(rows: np.ndarray) -> None:
     x.requires_grad_()
     contrastive_loss(x, x.detach(), torch.zeros(12)).backward()
     assert x.grad is not None and torch.isfinite(x.grad).all()
+
+
+def test_the_loss_over_a_batch_against_a_loop(rows: np.ndarray) -> None:
+    first, second, labels = rows[:4].astype(float), rows[4:8].astype(float), [5, 3, 5, 8]
+    total = 0.0
+    for a, b in ((first, second), (second, first)):
+        for i in range(4):
+            others = [j for j in range(4) if j == i or labels[j] != labels[i]]
+            total -= np.log(np.exp(a[i] @ b[i] / 0.1) / sum(np.exp(a[i] @ b[j] / 0.1) for j in others))
+    parts = torch.from_numpy(rows[:4]), torch.from_numpy(rows[4:8]), torch.tensor(labels)
+    assert batch_loss(*parts, temperature=0.1).item() == pytest.approx(total / 8, rel=1e-5)
 
 
 def test_negatives_are_the_nearest_of_other_classes(rows: np.ndarray) -> None:
@@ -89,6 +109,12 @@ def test_every_image_is_an_anchor_of_each_sort_once(pairs: str, rows: np.ndarray
         assert not real.any()
 
 
+def test_over_a_batch_there_are_positive_pairs_with_their_labels(rows: np.ndarray, embedder: Embedder) -> None:
+    plan = Contrastive(embedder, "visit", temperature=0.1).plan(rows, LABELS, np.random.default_rng(0))
+    assert plan.images.tolist() == [[i, i] for i in range(12)] and (plan.targets == LABELS).all()
+    assert plan.visits is not None and plan.visits.tolist() == [[False, True]] * 12
+
+
 def test_another_seed_draws_other_pairs(rows: np.ndarray) -> None:
     a, b, c = (plan_pairs(rows, LABELS, "syn+real", np.random.default_rng(s), 4).images for s in (0, 0, 1))
     assert (a == b).all() and (a != c).any()
@@ -111,7 +137,12 @@ def test_training_refuses_before_it_starts(
     museum: Museum, embedder: Embedder, settings: Settings, tmp_path: Path
 ) -> None:
     alone = museum.database.take(np.unique(museum.database.labels, return_index=True)[1])
-    for options, reason in (({"pairs": "all"}, "pairs"), ({"margin": 0}, "margin"), ({"hardest": 0}, "hardest")):
+    for options, reason in (
+        ({"pairs": "all"}, "pairs"),
+        ({"margin": 0}, "margin"),
+        ({"hardest": 0}, "hardest"),
+        ({"temperature": 0}, "temperature"),
+    ):
         with pytest.raises(ValueError, match=reason):
             contrastive.train(museum, embedder, tmp_path / "out", settings=settings, **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="two images"):

@@ -97,7 +97,7 @@ def test_the_checkpoint_is_the_network_of_the_best_epoch(
     weights: list[str] = []
     scores = iter([0.1, 0.5, 0.5, 0.3])
 
-    def judge(museum: Museum, database: Any, val: Any) -> dict[str, Any]:
+    def judge(museum: Museum, database: Any, val: Any, whitening: str) -> dict[str, Any]:
         return {"gap": next(scores), "gap_minus": 0.0, "acc": 0.0}
 
     real = loop._Training._finish_epoch
