@@ -77,5 +77,11 @@ class Settings:
         return {name: value for name, value in asdict(self).items() if name not in FREE}
 
 
-PRESETS = {"paper": Settings(), "small": Settings(lr=1e-5, epochs=3, step=2, batch=32, size=128, workers=0)}
-"""The published settings, and some for minutes on two cores, without workers: a notebook's kernel has hung on them."""
+PRESETS = {
+    "paper": Settings(),
+    "small": Settings(lr=1e-4, epochs=1, batch=32, size=160, last=1, scale=0.5, workers=0),
+}
+"""The published settings, and some for half a minute on two cores: the last stage alone, small images, one epoch.
+
+These have no workers: a notebook's kernel has hung on them.
+"""

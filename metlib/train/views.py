@@ -37,7 +37,7 @@ class Views(Dataset[Tensor]):
     """The items of one epoch: item m is uint8 (V, 3, size, size), a view of each of the images `images[m]`.
 
     `images` (M, V) are rows of `split`, read from their files or by a `reader`; `visited` (M, V) bool marks those of
-    which a simulated visit is seen (None: none). `size` and `look` are what `build_transform` takes.
+    which a simulated visit is seen (None: none). `size`, `crop` and `look` are what `build_transform` takes.
     A view depends on (seed, epoch, item, place in it) alone. Pillow computes it: torch's sums differ with threads.
     """
 
@@ -51,11 +51,13 @@ class Views(Dataset[Tensor]):
         visited: NDArray[np.bool_] | None = None,
         *,
         size: int = 500,
+        crop: float = 0.7,
         **look: Any,
     ) -> None:
-        self.split, self.images, self.key, self.reader, self.size = split, images, (seed, epoch), reader, size
+        self.split, self.images, self.key, self.reader = split, images, (seed, epoch), reader
         self.visited = np.zeros(images.shape, bool) if visited is None else visited
-        self.transform = build_transform(size, **look)
+        self.side = round(size / crop**0.5)  # of a visit, of whose pixels the smallest crop then has enough
+        self.transform = build_transform(size, crop, **look)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,7 +70,7 @@ class Views(Dataset[Tensor]):
                 torch.default_generator.manual_seed(int(key.generate_state(1)[0]))
                 file = self.split.file(row)
                 picture = Image.fromarray(self.reader(file)) if self.reader else dataset.read_image(file)
-                if self.visited[item, place]:  # a little larger than the view, which is a crop of it
-                    picture = visits.simulate(picture, np.random.default_rng(key), size=round(1.2 * self.size))
+                if self.visited[item, place]:
+                    picture = visits.simulate(picture, np.random.default_rng(key), size=self.side)
                 views.append(self.transform(picture))
         return torch.stack(views)

@@ -66,7 +66,7 @@ def test_a_visit_is_simulated_anew_each_epoch_and_the_views_beside_it_stay(museu
     views, later = (Views(museum.database, images, epoch=epoch, visited=marks, **options) for epoch in (1, 2))
     assert torch.equal(views[0][0], plain[0][0]) and torch.equal(views[1], plain[1])
     key = np.random.SeedSequence([7, 1, 0, 1])  # seed, epoch, item, place
-    visit = simulate(read_image(museum.database.file(3)), np.random.default_rng(key), size=48)
+    visit = simulate(read_image(museum.database.file(3)), np.random.default_rng(key), size=40)
     torch.manual_seed(int(key.generate_state(1)[0]))
     assert torch.equal(views[0][1], build_transform(40, 1.0, colour=False)(visit))
     assert not torch.equal(later[0][1], views[0][1])
