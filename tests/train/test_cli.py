@@ -12,6 +12,7 @@ import pytest
 
 from metlib import backbone, cli
 from metlib.dataset import Museum
+from metlib.train.contrastive import PAIRS
 from metlib.train.settings import Settings
 
 QUICK = ["--epochs", "1", "--batch", "8", "--size", "32", "--workers", "0", "--device", "cpu", "--lr", "0.001"]
@@ -39,6 +40,10 @@ def test_every_method_trains(
     assert run["frozen_norm"] is (method != "parametric") and run["epochs"] == 1 and run["weight_decay"] == 1e-6
     if method == "contrastive":
         assert (run["pairs"], run["margin"], run["hardest"]) == ("syn", 1.5, 5)
+
+
+def test_every_kind_of_pairs_is_an_option() -> None:
+    assert get_args(cli.Pairs) == PAIRS
 
 
 def test_every_setting_has_an_option_of_its_type() -> None:

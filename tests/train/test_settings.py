@@ -36,6 +36,8 @@ def test_the_defaults_are_the_published_settings() -> None:
         {"size": 8},
         {"crop": 0},
         {"projector": 0},
+        {"last": 0},
+        {"scale": 1.5},
         {"precision": "half"},
         {"seed": -1},
         {"workers": -1},
