@@ -79,7 +79,7 @@ class Settings:
 
 PRESETS = {
     "paper": Settings(),
-    "small": Settings(lr=1e-4, epochs=1, batch=32, size=128, last=1, scale=0.4, workers=0),
+    "small": Settings(lr=1e-4, epochs=1, batch=32, size=160, last=1, scale=0.5, workers=0),
 }
 """The published settings, and some for half a minute on two cores: the last stage alone, small images, one epoch.
 
