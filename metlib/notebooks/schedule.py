@@ -1,6 +1,6 @@
 """Which notebooks run when: several side by side, each with its share of the cores; shared work is done once, before.
 
-A notebook needs the museum's descriptors if it calls `extract.describe` or `compare.measure`. Where several do, one
+A notebook needs the museum's descriptors if it describes a museum, by `extract.describe` or through `compare`. Where several do, one
 process makes these descriptors first, beside the notebooks that don't, so that no two compute them at once. And a
 notebook that says "*Takes:* ... less after notebook 11" uses what that one trains: it starts once that one has ended.
 """
@@ -49,7 +49,7 @@ def find_waits(entries: Mapping[str, Entry]) -> dict[str, set[str]]:
 def needs_descriptors(notebook: NotebookNode) -> bool:
     """Whether a notebook asks for the descriptors of the museum."""
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    return re.search(r"\b(extract\.describe|compare\.measure)\(", code) is not None
+    return re.search(r"\b(extract\.describe|compare\.\w+)\(", code) is not None
 
 
 def expect_minutes(notebook: NotebookNode) -> float:
