@@ -1,8 +1,9 @@
 """Which notebooks run when: several side by side, each with its share of the cores; shared work is done once, before.
 
-A notebook needs the museum's descriptors if it describes a museum, by `extract.describe` or through `compare`. Where several do, one
-process makes these descriptors first, beside the notebooks that don't, so that no two compute them at once. And a
-notebook that says "*Takes:* ... less after notebook 11" uses what that one trains: it starts once that one has ended.
+A notebook needs the museum's descriptors if it describes a museum, by `extract.describe` or through `compare`. Where
+several do, one process makes these descriptors first, beside the notebooks that don't, so that no two compute them at
+once. And a notebook that says "*Takes:* ... less after notebook 11" uses what that one trains: it starts once that one
+has ended.
 """
 
 import os

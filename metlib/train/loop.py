@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from timm.models import group_parameters
 from torch import Tensor, nn
@@ -63,7 +65,11 @@ def fit(
     decides |= {"pixels": reader.name} if reader else {}
     # The caller's generators stay as they are.
     with join(settings) as process, torch.random.fork_rng([process.device] if process.device.type == "cuda" else []):
-        return _Training(museum, embedder, Path(out), path, settings, decides, process, reader).run(make)
+        training = _Training(museum, embedder, Path(out), path, settings, decides, process, reader)
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(Path(out).with_name(f".{Path(out).name}.lock"))
+        with lock if process.world == 1 else nullcontext():  # the same run elsewhere goes first, and is then read
+            return training.run(make)
 
 
 @dataclass(eq=False)
