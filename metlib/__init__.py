@@ -21,6 +21,8 @@ __version__ = "0.1.0"
 NETWORK = "EfficientNet-Lite0"  # of every command and notebook where none is named: one that pip installs
 VISITS = 3  # simulated visits of each database image, from which whitening learns
 
-# Threads of torch and faiss that wait for work sleep: by default they spin, and two processes on the same cores then
-# slow each other several times over. OpenMP reads this once, as torch or faiss is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait for work soon sleep: by default those of torch, faiss and numpy spin, and two processes on the same
+# cores then slow each other tenfold and more. Read as these are imported; a policy of one's own stands.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000", "OPENBLAS_THREAD_TIMEOUT": "10"}
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.update(WAITING | os.environ)

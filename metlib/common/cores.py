@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from metlib import WAITING
+
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """What numpy, torch and faiss read when they are loaded."""
 
@@ -33,7 +35,7 @@ def free_memory() -> int | None:
 def thread_settings(threads: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Give the variables that keep a process to so many threads; those that `environment` sets already are left out.
 
-    Threads that wait sleep instead of spinning, so that processes side by side don't take each other's cores.
+    Threads that wait soon sleep, so that processes side by side don't take each other's cores.
     """
-    wanted = dict.fromkeys(THREADS, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
+    wanted = dict.fromkeys(THREADS, str(threads)) | WAITING
     return {name: value for name, value in wanted.items() if name not in environment}

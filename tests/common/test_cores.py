@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from metlib import WAITING
 from metlib.common import cores
 
 
@@ -34,13 +36,20 @@ def test_memory_is_what_is_free_within_the_container(
 
 def test_a_person_s_own_settings_stand() -> None:
     given = cores.thread_settings(3, {"MKL_NUM_THREADS": "8"})
-    assert given == {"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3", "OMP_WAIT_POLICY": "PASSIVE"}
+    assert given == {"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3"} | WAITING
 
 
-@pytest.mark.parametrize(("mine", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_importing_metlib_lets_waiting_threads_sleep(mine: str | None, expected: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_WAIT_POLICY": mine} if mine else {}
-    code = "import metlib, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+@pytest.mark.parametrize(
+    ("mine", "expected"),
+    [
+        ({}, WAITING),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "7"}, WAITING | {"GOMP_SPINCOUNT": "7"}),
+    ],
+)
+def test_importing_metlib_lets_waiting_threads_sleep(mine: dict[str, str], expected: dict[str, str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING} | mine
+    found = f"[os.environ.get(name) for name in {list(WAITING)}]"
+    code = f"import json, metlib, os, sys; print(json.dumps({found}), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [expected, "False"]
+    assert done.stdout.strip() == f"{json.dumps([expected.get(name) for name in WAITING])} False"
