@@ -2,8 +2,7 @@
 
 A notebook needs the museum's descriptors if it describes a museum, by `extract.describe` or through `compare`. Where
 several do, one process makes these descriptors first, beside the notebooks that don't, so that no two compute them at
-once. And a notebook that says "*Takes:* ... less after notebook 11" uses what that one trains: it starts once that one
-has ended.
+once. Runs of training that two notebooks share are locked by `train.loop`: the second waits, and reads what is there.
 """
 
 import os
@@ -38,13 +37,9 @@ def count_jobs(cores: int | None = None, memory: int | None = None) -> int:
 
 
 def find_waits(entries: Mapping[str, Entry]) -> dict[str, set[str]]:
-    """What each notebook waits for, by stem: DESCRIPTORS where at least two need them, and notebooks before it."""
+    """What each notebook waits for, by stem: DESCRIPTORS where at least two need them."""
     needing = [stem for stem, entry in entries.items() if needs_descriptors(entry.notebook)]
-    waits = {stem: {DESCRIPTORS} if stem in needing and len(needing) > 1 else set[str]() for stem in entries}
-    for stem, entry in entries.items():
-        named = re.findall(r"after notebook (\d\d)", _takes(entry.notebook))
-        waits[stem] |= {other for other in entries if other[:2] in named and other < stem}
-    return waits
+    return {stem: {DESCRIPTORS} if stem in needing and len(needing) > 1 else set() for stem in entries}
 
 
 def needs_descriptors(notebook: NotebookNode) -> bool:
