@@ -10,39 +10,21 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from metlib import NETWORK, VISITS, backbone, dataset, descriptors, evaluate, extract, metrics
 from metlib.backbone import Embedder
 from metlib.descriptors import Described, Visits
 from metlib.evaluate import Choice, Scored
-from metlib.visits import DISTURBANCES, simulate
+from metlib.extract import Visitor
+from metlib.visits import DISTURBANCES
 
 Variant = tuple[str, Described, dict[str, Any]]  # its name, descriptors, and options of evaluate.choose
-
-
-@dataclass(frozen=True)
-class Without:
-    """A reader of each image's first simulated visit, with one disturbance left out."""
-
-    disturbance: str
-
-    @property
-    def name(self) -> str:
-        return f"visit without {self.disturbance}"
-
-    def __call__(self, path: Path) -> NDArray[np.uint8]:
-        photo = extract.read_pixels(path)
-        rng = np.random.default_rng([0, zlib.crc32(photo.tobytes())])  # as the package draws it
-        return np.asarray(simulate(Image.fromarray(photo), rng, without=(self.disturbance,)))
 
 
 def counts(default: Described, embedder: Embedder, work: Path, numbers: Sequence[int]) -> Iterator[Variant]:
@@ -59,7 +41,7 @@ def without(default: Described, embedder: Embedder, work: Path, *_: Any) -> Iter
     yield "nothing", whole, {}
     images, rows = default.museum.database, np.arange(len(default.database))
     for name in DISTURBANCES:
-        rest = extract.describe_split(images, embedder, work, Without(name), label=name, scales=extract.SCALES)
+        rest = extract.describe_split(images, embedder, work, Visitor(0, (name,)), label=name, scales=extract.SCALES)
         yield name, replace(whole, visits=Visits(rows, rest)), {}
 
 

@@ -60,22 +60,24 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class _Visitor:
-    """A reader that gives a simulated visit instead of an image: `number` 0 is the first of each image."""
+class Visitor:
+    """A reader that gives a simulated visit of an image instead: the first of each has `number` 0.
+
+    `without` names disturbances to leave out. Wherever an image lies, its visits are the same: its pixels seed them.
+    """
 
     number: int
+    without: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        return f"simulated visit {self.number}, drawing {simulated.VERSION}"
+        lacking = "".join(f", without {name}" for name in self.without)
+        return f"simulated visit {self.number}, drawing {simulated.VERSION}{lacking}"
 
     def __call__(self, path: Path) -> NDArray[np.uint8]:
         photo = read_pixels(path)
-        seed = [
-            self.number,
-            zlib.crc32(photo.tobytes()),
-        ]  # of the pixels: wherever the file lies, its visit is the same
-        return np.asarray(simulated.simulate(Image.fromarray(photo), np.random.default_rng(seed)))
+        rng = np.random.default_rng([self.number, zlib.crc32(photo.tobytes())])
+        return np.asarray(simulated.simulate(Image.fromarray(photo), rng, without=self.without))
 
 
 def plan_museum(
@@ -89,7 +91,7 @@ def plan_museum(
         yield name, split, split_folder(folder, split, name), None
     of = visited(museum.database)
     for number in range(visits):
-        yield f"visit-{number}", of, split_folder(folder, of, f"visit-{number}"), _Visitor(number)
+        yield f"visit-{number}", of, split_folder(folder, of, f"visit-{number}"), Visitor(number)
 
 
 def describe(museum: Museum, embedder: Embedder, work_dir: str | Path, *, visits: int = 0, **options: Any) -> Described:

@@ -12,10 +12,9 @@ from PIL import Image
 
 from benchmarks import __main__ as bench
 from benchmarks import descriptors, images, measure, visits, works
-from metlib import evaluate, extract
+from metlib import evaluate
 from metlib.common.vectors import unit
 from metlib.descriptors import Described, Visits
-from metlib.visits import simulate
 
 FIGURES = Path(__file__).resolve().parents[1] / "figures"
 
@@ -150,14 +149,3 @@ def test_whitenings_are_compared_in_pairs(collection: Path) -> None:
     assert visits.compare(scored["val"], scored["val"]) == "+0.0 [+0.0, +0.0]"
     raw = visits.judge(default, {"whitening": "none"})[1]["val"]
     assert isinstance(raw, evaluate.Scored) and visits.compare(raw, scored["val"])[0] in "+-"
-
-
-def test_a_visit_without_a_disturbance_is_otherwise_the_first_visit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    noisy = np.random.default_rng(0).integers(256, size=(40, 30, 3), dtype=np.uint8)
-    Image.fromarray(noisy).save(tmp_path / "a.png")
-    whole, lacking = extract._Visitor(0)(tmp_path / "a.png"), visits.Without("jpeg")(tmp_path / "a.png")
-    assert lacking.shape == whole.shape and (lacking != whole).any()
-    monkeypatch.setattr(visits, "simulate", lambda photo, rng, without: simulate(photo, rng))
-    np.testing.assert_array_equal(visits.Without("jpeg")(tmp_path / "a.png"), whole)

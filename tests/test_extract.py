@@ -752,3 +752,13 @@ def test_a_lost_database_image_stops_visits_with_its_name(museum: Museum, embedd
     museum.database.file(5).unlink()
     with pytest.raises(OSError, match=museum.database.file(5).name):
         describe(museum, embedder, tmp_path / "work", visits=1)
+
+
+def test_a_visit_without_a_disturbance_is_otherwise_the_same_and_has_its_own_name(tmp_path: Path) -> None:
+    noisy = np.random.default_rng(0).integers(256, size=(40, 30, 3), dtype=np.uint8)
+    Image.fromarray(noisy).save(tmp_path / "a.png")
+    whole, lacking = (extract.Visitor(0, names) for names in ((), ("jpeg",)))
+    assert lacking.name == f"{whole.name}, without jpeg"
+    one, other = whole(tmp_path / "a.png"), lacking(tmp_path / "a.png")
+    assert one.shape == other.shape and 0 < np.abs(one.astype(int) - other).mean() < 40
+    assert np.array_equal(one, extract.Visitor(0)(tmp_path / "a.png"))
