@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,19 @@ from numpy.typing import NDArray
 
 from metlib import dataset, descriptors, extract
 from metlib.common.files import sha256
+from metlib.common.vectors import unit
 from metlib.dataset import Museum, Split
-from metlib.descriptors import OFFICIAL, Described, concatenate, from_official, read, read_official, write_official
+from metlib.descriptors import (
+    OFFICIAL,
+    Described,
+    Visits,
+    concatenate,
+    from_official,
+    read,
+    read_official,
+    visited,
+    write_official,
+)
 
 SIZES = {"database": 8, "val": 5, "test": 6}
 
@@ -324,3 +336,34 @@ def test_sets_of_other_images_are_refused(museum: Museum) -> None:
     assert "database row 6 is 'MET/6/0.jpg' (label 6) in the first, no row 6 in the other (8 and 6 images)" in message
     with pytest.raises(ValueError, match="no descriptor sets"):
         concatenate([])
+
+
+# --- simulated visits -------------------------------------------------------------------------------------------------
+
+
+def test_visits_are_of_a_drawn_number_of_works_always_the_same() -> None:
+    paths = np.array([f"MET/{i // 2}/{i % 2}.jpg" for i in range(40)])
+    database = Split(paths, np.arange(40) // 2)
+    assert visited(database) is database and visited(database, 20) is database
+    few = visited(database, 7)
+    assert len(np.unique(few.labels)) == 7 and len(few) == 14  # every image of those works
+    assert few.sha256 == visited(database, 7).sha256
+
+
+def test_visits_are_joined_with_their_sets(museum: Museum) -> None:
+    rows, seen = np.arange(8), unit(np.random.default_rng(4).normal(size=(8, 6)).astype(np.float32))
+    one, other = (replace(described_of(museum, seed=seed), visits=Visits(rows, seen)) for seed in (0, 1))
+    joined = concatenate([one, other]).visits
+    assert joined is not None and np.array_equal(joined.rows, rows)
+    np.testing.assert_allclose(joined.descriptors, np.hstack([seen, seen]) / 2**0.5, atol=1e-6)
+    assert concatenate([one, described_of(museum)]).visits is None
+    assert concatenate([one, replace(other, visits=Visits(rows[::-1].copy(), seen))]).visits is None
+
+
+def test_visits_that_do_not_fit_are_refused(museum: Museum) -> None:
+    seen = np.eye(8, 6, dtype=np.float32)
+    with pytest.raises(ValueError, match=r"rows \(7,\) don't name the image of each visit \(8, 6\)"):
+        Visits(np.arange(7), seen)
+    for visits in (Visits(np.arange(8), seen[:, :5]), Visits(np.arange(0), seen[:0])):
+        with pytest.raises(ValueError, match="don't fit the database"):
+            replace(described_of(museum), visits=visits)
