@@ -22,7 +22,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -33,7 +32,7 @@ from metlib import visits as simulated
 from metlib.backbone import Embedder
 from metlib.common.checks import check_integer
 from metlib.common.device import check_device, find_device
-from metlib.common.files import short_hash
+from metlib.common.files import lock_beside, short_hash
 from metlib.common.progress import track
 from metlib.dataset import Museum, Split
 from metlib.descriptors import Described, load_descriptors, name_folder, read, shards, split_folder, visited
@@ -170,8 +169,7 @@ def extract(
     device = device or find_device()
     check_device(device)
     workers = workers or (4 if torch.device(device).type == "cpu" else os.cpu_count() or 4)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(out.with_name(f".{out.name}.lock")) if ranks == 1 else nullcontext():
+    with lock_beside(out) if ranks == 1 else nullcontext():
         if finished := shards.find_finished(split, out, recipe, on_error):  # while this run waited
             return finished
         plan = shards.plan(split, out, recipe, shard_size=shard_size, workers=workers, label=label)

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from filelock import FileLock
 
-from metlib.common.files import replacing
+from metlib.common.files import lock_beside, replacing
 from metlib.descriptors import Described
 from metlib.evaluate import Evaluation
 
@@ -79,8 +78,8 @@ def rows_of(
     `name` is the network's, by default that which the descriptors know; `date` an ISO date, by default today's.
     `lists` is a hash of the three lists of images. `scales` is "ms" for the paper's three, else they are joined by "+".
     `whitening` is "none", or "pca" or "learned" with its dimension and shrinkage (PCA's: where it isn't 1). `tuned_on`
-    is "val" where k and tau were, else it names what was, as
-    "val (tau)", or is "given". Raises ValueError for a network without a name, and a date of another form.
+    is "val" where k and tau were, else it names what was, as "val (tau)", or is "given". Raises ValueError for a
+    network without a name, and a date of another form.
     """
     made_by, museum = described.made_by, described.museum
     network = name or made_by.get("backbone")
@@ -121,8 +120,7 @@ def append(path: str | Path, rows: Iterable[Mapping[str, Any]], schema: Schema =
     new = pd.DataFrame(lines, columns=list(schema.columns), dtype=object)
     where = [f"the row of {line['network']} on {line.get('split') or line['attribute']}" for line in lines]
     _check(new, where, "make it with results.rows_of, or transfer.result_rows", schema)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with lock_beside(path):
         table = pd.concat([_load(path, schema), new] if path.exists() else [new], ignore_index=True)
         runs = _identities(table, schema)
         same = table.drop(columns=["date", "note"]).assign(run=runs).duplicated(keep="first")

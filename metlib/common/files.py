@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock
+
 # Parts that are empty (an absolute path's first), `.` or `..`, drives, backslashes, control and surrogate characters.
 _LEAVES_ROOT = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|^[A-Za-z]:|[\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -18,6 +20,16 @@ _LEAVES_ROOT = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|^[A-Za-z]:|[\\\x00-\x1f\x7f-\x
 def leaves_root(path: str) -> bool:
     """Whether a path from outside may leave its root: it is absolute, has `..`, or isn't plain with slashes."""
     return _LEAVES_ROOT.search(path) is not None
+
+
+def lock_beside(path: str | Path) -> FileLock:
+    """Give the lock of what is written at `path`, a file beside it: `with` holds it, and other processes wait.
+
+    Folders above are made as needed. A killed process leaves it open.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 @contextmanager

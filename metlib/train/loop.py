@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from timm.models import group_parameters
 from torch import Tensor, nn
@@ -30,7 +29,7 @@ from torch.utils.data import DataLoader
 
 from metlib import backbone, extract
 from metlib.backbone import Embedder
-from metlib.common.files import replacing, short_hash
+from metlib.common.files import lock_beside, replacing, short_hash
 from metlib.common.progress import track
 from metlib.dataset import Museum, Split
 from metlib.train.method import Method, Plan, Process, join
@@ -66,9 +65,7 @@ def fit(
     # The caller's generators stay as they are.
     with join(settings) as process, torch.random.fork_rng([process.device] if process.device.type == "cuda" else []):
         training = _Training(museum, embedder, Path(out), path, settings, decides, process, reader)
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(Path(out).with_name(f".{Path(out).name}.lock"))
-        with lock if process.world == 1 else nullcontext():  # the same run elsewhere goes first, and is then read
+        with lock_beside(out) if process.world == 1 else nullcontext():  # the same run elsewhere goes first
             return training.run(make)
 
 

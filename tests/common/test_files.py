@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
 
 from metlib.common import files
 
@@ -164,3 +165,12 @@ def test_a_digest_names_a_value_whatever_the_order_of_its_keys() -> None:
     named = files.short_hash({"a": 1, "b": [2.5, None]})
     assert named == files.short_hash({"b": [2.5, None], "a": 1}) and re.fullmatch("[0-9a-f]{8}", named)
     assert named != files.short_hash({"a": 1, "b": [2.5, 0]})
+
+
+def test_the_lock_beside_a_path_makes_folders_and_is_held_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "run"
+    with files.lock_beside(path), pytest.raises(Timeout):
+        files.lock_beside(str(path)).acquire(timeout=0)
+    assert not path.exists() and path.parent.is_dir()
+    with files.lock_beside(path):
+        pass  # it is free again
