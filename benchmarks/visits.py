@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from metlib import NETWORK, VISITS, backbone, dataset, descriptors, evaluate, extract, metrics
+from metlib import NETWORK, VISITS, backbone, dataset, descriptors, evaluate, extract
+from metlib.analysis import checks
 from metlib.backbone import Embedder
 from metlib.descriptors import Described, Visits
 from metlib.evaluate import Choice, Scored
@@ -104,10 +105,9 @@ def judge(described: Described, options: dict[str, Any]) -> tuple[Choice, dict[s
 
 def compare(one: Scored, other: Scored) -> str:
     """The difference of two GAPs on the same queries in percent, with a paired 95 % interval: "+0.4 [-0.2, 1.1]"."""
-    draws = [metrics.resample(s.answers.labels, s.answers.log_confidence, s.truth)[:, 0] for s in (one, other)]
-    low, high = np.quantile(draws[0] - draws[1], (0.025, 0.975))
-    text = f"{100 * (one.scores.gap - other.scores.gap):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-    return text + " *" * bool(low > 0 or high < 0)
+    found = checks.gain(other.answers, one.answers, one.truth)
+    gap, low, high = (100 * found[key] for key in ("gap", "gap_low", "gap_high"))
+    return f"{gap:+.1f} [{low:+.1f}, {high:+.1f}]" + " *" * bool(low > 0 or high < 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
