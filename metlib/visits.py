@@ -85,11 +85,11 @@ def hang(rng: Generator, wall: Array, picture: Image.Image, framed: bool = True)
     drop = max(2, frame // 2)
     rows, columns = (slice(max(0, k - frame + drop), k + n + frame + drop) for k, n in ((top, h), (left, w)))
     shadow = np.zeros((H, W), np.float32)
-    shadow[rows, columns] = 1
     if cut_out:
-        shadow[:] = 0
         shadow[top : top + h, left : left + w] = to_array(picture.getchannel("A"))
         shadow = np.roll(shadow, (drop, drop), (0, 1))
+    else:
+        shadow[rows, columns] = 1
     wall *= (1 - 0.55 * gaussian_filter(shadow, max(2, H / 50)))[..., None]
     if frame > 2:
         wood = pick_colour(rng, "b98d3a d6b25e 3a2416 1d1a18 e9e3d5 7a4a25")

@@ -201,7 +201,7 @@ class LearnedWhitening(_Whitening):
         dimensions without shrinkage.
         """
         self._check()
-        return self.fit_spectrum(decompose(X), disturbance(a, b), len(as_rows(a)))
+        return self.fit_spectrum(decompose(X), disturbance(a, b), np.shape(a)[0])
 
     def fit_spectrum(self, spectrum: Spectrum, within: NDArray[np.float64], pairs: int) -> Self:
         """Learn from a database that is already decomposed, and the `disturbance` of so many pairs."""

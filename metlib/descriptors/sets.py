@@ -101,7 +101,7 @@ def read(path: str | Path, museum: Museum, visits: int | None = None) -> Describ
         if recipe.get("images_sha256") != split.sha256:
             raise ValueError(f"{part} was made of other images than the {name} images of {museum.name}: describe them")
         made_by[name], skipped = _made_by(recipe, part)
-        if any(made_by[name][key] != made_by["database"][key] for key in ("weights", "network", "scales")):
+        if not _made_alike(made_by[name], made_by["database"]):
             how = "with another network, weights or scales than the database beside it"
             raise ValueError(f"{part} was described {how}: describe all three splits alike")
         arrays[name] = load_descriptors(part)
@@ -124,7 +124,7 @@ def _read_visits(
         if count is None and not (part / DESCRIPTORS).exists():
             break
         theirs, skipped = _made_by(load_recipe(part), part)
-        if any(theirs[key] != made_by[key] for key in ("weights", "network", "scales")):
+        if not _made_alike(theirs, made_by):
             raise ValueError(
                 f"{part} was described with another network, weights or scales than the database beside it"
             )
@@ -177,6 +177,10 @@ def _other_database(museum: Museum, n: int) -> str | None:
         if images == n:
             return kind
     return None
+
+
+def _made_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one[key] == other[key] for key in ("weights", "network", "scales"))
 
 
 def _made_by(recipe: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], set[str]]:
